@@ -1,0 +1,13 @@
+"""The accounts app: who may call, and how much."""
+
+from django.apps import AppConfig
+
+from .usage import UsageReader
+
+
+class AccountsConfig(AppConfig):
+    name = "accounts"
+    usage_reader: UsageReader  # registered by proxy
+
+    def ready(self) -> None:
+        from . import checks  # noqa: F401, PLC0415  # registers them; apps must be loaded first

@@ -1,0 +1,60 @@
+"""SimpleJWT authentication on both lanes: the same gates, fed by a query or by the snapshot."""
+
+from rest_framework.request import Request
+from rest_framework_simplejwt.authentication import JWTAuthentication
+from rest_framework_simplejwt.exceptions import ExpiredTokenError, TokenError
+from rest_framework_simplejwt.settings import api_settings
+from rest_framework_simplejwt.tokens import Token
+
+from .callers import Caller, Credential, load_callers
+from .errors import AccountSuspended, InvalidApiKey, TokenExpired
+from .snapshot import Snapshot
+
+
+class TokenAuthentication(JWTAuthentication):
+    """`Authorization: Bearer` with an access token or an API key. `request.user` becomes a Caller.
+
+    Raises InvalidApiKey, TokenExpired or AccountSuspended; a call without a token is InvalidApiKey, too.
+    """
+
+    def authenticate(self, request: Request) -> tuple[Caller, Token]:  # type: ignore[override]  # never None
+        token = self.token_of(request)
+        credential = credential_of(token)
+        return self.check(load_callers([credential]).get(credential), token), token
+
+    async def aauthenticate(self, request: Request, snapshot: Snapshot) -> tuple[Caller, Token]:
+        token = self.token_of(request)
+        return self.check(await snapshot.caller(credential_of(token)), token), token
+
+    def token_of(self, request: Request) -> Token:
+        """The verified token of a request."""
+        words = request.META.get("HTTP_AUTHORIZATION", "").split()
+        if len(words) != 2 or words[0].lower() != "bearer":
+            raise InvalidApiKey("Send a token as 'Authorization: Bearer TOKEN'. Get one at /auth/token.")
+        return self.get_validated_token(words[1].encode("latin-1"))
+
+    def get_validated_token(self, raw_token: bytes) -> Token:
+        for token_class in api_settings.AUTH_TOKEN_CLASSES:
+            try:
+                return token_class(raw_token)
+            except ExpiredTokenError as exc:
+                raise TokenExpired from exc
+            except TokenError:
+                continue
+        raise InvalidApiKey
+
+    def check(self, caller: Caller | None, token: Token) -> Caller:
+        """The gates behind the signature: a live credential, an active account, no token from before a cut."""
+        if caller is None or caller.is_revoked:
+            raise InvalidApiKey("This token or API key was revoked.")
+        if not caller.is_active:
+            raise AccountSuspended
+        if token["token_type"] == "access" and token["iat"] < caller.tokens_valid_from:
+            raise InvalidApiKey("This token was made before the last password change or suspension. Sign in again.")
+        return caller
+
+
+def credential_of(token: Token) -> Credential:
+    if token["token_type"] == "api_key":
+        return Credential("api_key", token["jti"])
+    return Credential("sign_in", token["sid"])

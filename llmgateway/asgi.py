@@ -1,0 +1,79 @@
+"""The two lanes of the gateway, as one ASGI application: `uvicorn llmgateway.asgi:application`.
+
+- relay lane (`/v1/`, `/health`): calls and their streams, asynchronous from end to end. See relay_lane.py.
+- default lane (admin, `/auth`, `/metrics`): Django with all its middleware, on threads. See default_lane.py.
+
+LANES=relay or LANES=default runs one of them alone, for sites that keep the admin's work away from the streams.
+"""
+
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import django
+from django.conf import settings
+from django.core.checks import ERROR, run_checks
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "llmgateway.settings")
+django.setup(set_prefix=False)  # before the imports that need models
+
+from proxy.answers import answer_to, send_whole  # noqa: E402
+from proxy.errors import UnknownUrl  # noqa: E402
+from proxy.gateway import gateway  # noqa: E402
+
+from .default_lane import DefaultLane  # noqa: E402
+from .relay_lane import RelayLane  # noqa: E402
+
+Application = Callable[[Any, Any, Any], Awaitable[None]]
+
+RELAY_PATHS = ("/v1/", "/health")
+THREADS_BESIDE_RELAY = 2  # of the default lane while both lanes share a process: pages take time from streams
+THREADS_ALONE = 8
+
+
+class Lanes:
+    """Sends each request down its lane, and starts and stops the gateway with the server."""
+
+    def __init__(self, *, default: Application, relay: Application) -> None:
+        self.default = default
+        self.relay = relay
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await self.live(receive, send)
+        elif scope["type"] != "http":
+            await send({"type": "websocket.close"})
+        elif scope["path"].startswith(RELAY_PATHS):
+            await self.relay(scope, receive, send)
+        else:
+            await self.default(scope, receive, send)
+
+    async def live(self, receive: Any, send: Any) -> None:
+        """The ASGI lifespan: check the settings, start, wait for the end, stop."""
+        await receive()
+        if errors := [check for check in run_checks() if check.level >= ERROR]:
+            sentences = "\n".join(str(error) for error in errors)
+            await send({"type": "lifespan.startup.failed", "message": f"The settings are dangerous.\n{sentences}"})
+            return
+        await gateway().start()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await gateway().stop()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+async def not_here(scope: Any, receive: Any, send: Any) -> None:
+    """What a process answers that does not serve this lane."""
+    await send_whole(answer_to(UnknownUrl(f"This process serves other URLs only (LANES={settings.LANES}).")), send)
+
+
+def lanes(which: str) -> Lanes:
+    """The lanes that LANES asks for: both, relay or default."""
+    threads = THREADS_BESIDE_RELAY if which == "both" else THREADS_ALONE
+    return Lanes(
+        default=not_here if which == "relay" else DefaultLane(threads),
+        relay=not_here if which == "default" else RelayLane(),
+    )
+
+
+application = lanes(settings.LANES)

@@ -1,0 +1,62 @@
+"""The environment, as typed values. Knows how each kind of value is written; settings.py knows which there are."""
+
+import ipaddress
+import os
+import secrets
+import sys
+from pathlib import Path
+
+from django.core.exceptions import ImproperlyConfigured
+from environs import Env, EnvError
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Environment(Env):
+    """environs' reader, with the kinds of value that a gateway has beside strings and numbers."""
+
+    def networks(self, name: str, default: str) -> tuple[Network, ...]:
+        """Comma-separated networks or addresses: `10.0.0.0/8,127.0.0.1`."""
+        try:
+            return tuple(ipaddress.ip_network(part) for part in self.words(name, default))
+        except ValueError as exc:
+            raise EnvError(f"{name} holds something that is no network: {exc}") from exc
+
+    def words(self, name: str, default: str = "") -> tuple[str, ...]:
+        """Comma-separated words, blanks dropped."""
+        return tuple(word.strip() for word in self.str(name, default).split(",") if word.strip())
+
+
+def kept_secret(path: Path) -> str:
+    """The secret kept in `path`, made on first use and readable by its owner alone.
+
+    It lets a bare checkout run without a key that everybody knows. Raises ImproperlyConfigured where it cannot
+    be kept, because a key that changes with each start would sign everybody out.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        written = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+        if not path.exists():
+            written.touch(mode=0o600)
+            written.write_text(secrets.token_urlsafe(48))
+            try:
+                os.link(written, path)  # the first of several starting workers wins, whole
+            except FileExistsError:
+                pass
+            finally:
+                written.unlink()
+        return path.read_text()
+    except OSError as exc:
+        raise ImproperlyConfigured(
+            f"Set SECRET_KEY: none was given, and one cannot be kept in {path} ({exc})."
+        ) from exc
+
+
+def worker_count(argv: list[str] = sys.argv) -> int:
+    """How many worker processes uvicorn was told to run: `--workers N`, else $WEB_CONCURRENCY, else 1."""
+    for word, value in zip(argv, [*argv[1:], ""], strict=True):
+        if word == "--workers" and value.isdigit():
+            return int(value)
+        if word.startswith("--workers=") and word[10:].isdigit():
+            return int(word[10:])
+    return int(os.environ.get("WEB_CONCURRENCY") or 1)

@@ -1,0 +1,121 @@
+"""What both lanes do around every request: name it, count it, time it."""
+
+import uuid
+from collections.abc import Awaitable, Callable
+from functools import lru_cache
+from time import perf_counter
+from typing import Any
+
+from asgiref.sync import markcoroutinefunction
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+from django.middleware import common
+from django_prometheus.middleware import Metrics
+
+from proxy import metrics
+
+GetResponse = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
+
+CLIENT_LEFT = 499  # nginx's number for a request whose client left before it was answered
+
+
+class AsyncMiddleware:
+    """A middleware of the event loop, good for both lanes."""
+
+    async_capable = True
+    sync_capable = False
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+        markcoroutinefunction(self)  # type: ignore[type-var]  # an object with an async __call__ is meant to be
+
+
+class RequestId(AsyncMiddleware):
+    """Gives each request an id of ours, never the client's, and says it in the answer."""
+
+    async def __call__(self, request: Any) -> HttpResponseBase:
+        request.id = f"req_{uuid.uuid4().hex}"
+        response = await self.get_response(request)
+        response["x-request-id"] = request.id
+        return response
+
+
+class RequestMetrics(AsyncMiddleware):
+    """api_requests_total and api_request_duration_seconds, recorded when the answer has ended."""
+
+    async def __call__(self, request: Any) -> HttpResponseBase:
+        outcome = Outcome(request)
+        endings = getattr(request, "endings", None)  # the relay lane's
+        if endings is not None:
+            endings.callback(outcome.record)
+        response = await self.get_response(request)
+        outcome.status = response.status_code
+        if endings is None:
+            outcome.record()
+        return response
+
+
+class Outcome:
+    """What became of a request, for the metrics."""
+
+    def __init__(self, request: Any) -> None:
+        self.request = request
+        self.status = CLIENT_LEFT
+        self.began = perf_counter()
+
+    def record(self) -> None:
+        endpoint, tier = route_of(self.request), getattr(self.request, "tier_name", "none")
+        count, duration = request_series(endpoint, self.status, tier)
+        count.inc()
+        duration.observe(perf_counter() - self.began)
+
+
+def route_of(request: HttpRequest) -> str:
+    """The name of the route: bounded, unlike the path. The admin's many pages are one."""
+    match = request.resolver_match
+    if match is None:
+        return "unknown"
+    return match.app_name or match.url_name or "unnamed"
+
+
+@lru_cache(maxsize=4096)  # looking a label up costs more than counting
+def request_series(endpoint: str, status: int, tier: str) -> tuple[Any, Any]:
+    return metrics.REQUESTS.labels(endpoint, status, tier), metrics.DURATION.labels(endpoint, tier)
+
+
+class DjangoMetrics(AsyncMiddleware):
+    """django-prometheus's series of requests, responses and latency, for the lane that its middleware is not on."""
+
+    async def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        own = Metrics.get_instance()
+        own.requests_total.inc()
+        began = perf_counter()
+        response = await self.get_response(request)
+        own.responses_total.inc()
+        own.requests_latency_before.observe(perf_counter() - began)
+        scheme = "https" if request.is_secure() else "http"
+        requests, latency = django_series(route_of(request), request.method or "", scheme, response.status_code)
+        for series in requests:
+            series.inc()
+        latency.observe(perf_counter() - began)
+        return response
+
+
+@lru_cache(maxsize=4096)
+def django_series(view: str, method: str, scheme: str, status: int) -> tuple[list[Any], Any]:
+    own = Metrics.get_instance()
+    counters = [
+        own.requests_by_method.labels(method=method),
+        own.requests_by_transport.labels(transport=scheme),
+        own.requests_by_view_transport_method.labels(view=view, transport=scheme, method=method),
+        own.responses_by_status.labels(status=str(status)),
+        own.responses_by_status_view_method.labels(status=str(status), view=view, method=method),
+    ]
+    return counters, own.requests_latency_by_view_method.labels(view=view, method=method)
+
+
+class CommonMiddleware(common.CommonMiddleware):
+    """Django's, with /metrics exempt from the host check: Prometheus calls machines by their addresses."""
+
+    def process_request(self, request: HttpRequest) -> Any:
+        return None if request.path == "/metrics" else super().process_request(request)

@@ -1,0 +1,135 @@
+"""The relay lane: Django's ASGI handler without its threads, signals and browser middleware.
+
+One request comes in here, meets the same URLs, views and policy classes as on the default lane, and leaves. What
+it opens on its way (a lease, a connection) is closed by `request.endings`, an AsyncExitStack that is unwound once,
+on the event loop, however the request ends.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing, suppress
+from io import BytesIO
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import RequestAborted
+from django.core.handlers.asgi import ASGIHandler, ASGIRequest
+from django.http.response import HttpResponse, HttpResponseBase
+from django.urls import get_resolver
+from django.utils.module_loading import import_string
+
+from proxy.answers import EventStream, answer_to, asgi_start, send_whole
+from proxy.errors import RequestTooLarge
+
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+LINGER = 2.0  # seconds that the rest of a refused body is still taken in, so that its sender reads the answer
+
+
+class RelayRequest(ASGIRequest):
+    """A request of the relay lane: its whole body is read before its view is called."""
+
+    def __init__(self, scope: Message, receive: Receive) -> None:
+        super().__init__(scope, BytesIO())
+        self.receive = receive
+        self.endings = AsyncExitStack()
+        self.client_left = False
+
+    async def read_body(self, limit: int) -> None:
+        """Read the body. Raises RequestTooLarge as soon as it is known to be, RequestAborted if the client leaves."""
+        too_large = RequestTooLarge(f"The body is larger than {limit} bytes.")
+        if int(self.META.get("CONTENT_LENGTH") or 0) > limit:
+            raise too_large
+        parts: list[bytes] = []
+        size = 0
+        async for part in self.body_parts():
+            parts.append(part)
+            size += len(part)
+            if size > limit:
+                raise too_large
+        self._body = b"".join(parts)
+
+    async def body_parts(self) -> Any:
+        while True:
+            message = await self.receive()
+            if message["type"] == "http.disconnect":
+                raise RequestAborted
+            yield message.get("body", b"")
+            if not message.get("more_body"):
+                return
+
+    def watch(self) -> None:
+        """From now on, cancel this task when the client leaves."""
+        task = asyncio.current_task()
+        assert task is not None
+        watcher = asyncio.create_task(self._cancel_when_client_leaves(task))
+        self.endings.callback(watcher.cancel)
+
+    async def _cancel_when_client_leaves(self, task: "asyncio.Task[Any]") -> None:
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+        self.client_left = True
+        task.cancel()
+
+
+class RelayLane(ASGIHandler):
+    """ASGI from end to end. RELAY_MIDDLEWARE is its list of middleware, outermost first."""
+
+    def load_middleware(self, is_async: bool = True) -> None:
+        handler: Any = self.call_view
+        for path in reversed(settings.RELAY_MIDDLEWARE):
+            handler = import_string(path)(handler)
+        self._middleware_chain = handler
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:  # type: ignore[override]
+        request = RelayRequest(scope, receive)
+        try:
+            response = await self._middleware_chain(request)
+            await self.send(request, response, send)
+        except RequestAborted:
+            pass
+        except asyncio.CancelledError:
+            if not request.client_left:
+                raise
+        finally:
+            await asyncio.shield(request.endings.aclose())
+
+    async def call_view(self, request: RelayRequest) -> HttpResponseBase:
+        """The innermost step: read the body, find the view, call it. Every error becomes an answer here."""
+        try:
+            match = get_resolver().resolve(request.path_info)
+            request.resolver_match = match
+            await request.read_body(settings.MAX_BODY_BYTES)
+            request.watch()
+            return await match.func(request, *match.args, **match.kwargs)
+        except RequestAborted:
+            raise
+        except Exception as exc:
+            return answer_to(exc, request)
+
+    async def send(self, request: RelayRequest, response: HttpResponseBase, send: Send) -> None:
+        if isinstance(response, EventStream):
+            await send(asgi_start(response))
+            async with aclosing(response.events) as events:  # type: ignore[type-var]  # an asynchronous generator
+                async for part in events:
+                    await send({"type": "http.response.body", "body": part, "more_body": True})
+            await send({"type": "http.response.body"})
+            return
+        assert isinstance(response, HttpResponse)
+        await request.endings.aclose()  # whoever reads the answer may call again at once
+        if response.status_code == RequestTooLarge.status:
+            await send(asgi_start(response))
+            await send({"type": "http.response.body", "body": response.content, "more_body": True})
+            await self.linger(request)
+            await send({"type": "http.response.body"})
+        else:
+            await send_whole(response, send)
+
+    async def linger(self, request: RelayRequest) -> None:
+        """Drop what still comes in: a connection closed on unread bytes can take the answer with it."""
+        with suppress(TimeoutError, RequestAborted):
+            async with asyncio.timeout(LINGER):
+                async for _ in request.body_parts():
+                    pass

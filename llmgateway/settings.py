@@ -1,0 +1,150 @@
+"""Every setting of the gateway, read from the environment once. README.md lists them for people."""
+
+import hmac
+import warnings
+from datetime import timedelta
+from pathlib import Path
+
+import dj_database_url
+
+from .env import Environment, kept_secret, worker_count
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+env = Environment()
+
+# -- The site -------------------------------------------------------------------------------------------------
+DEBUG = env.bool("DEBUG", False)
+SECRET_KEY = env.str("SECRET_KEY", "") or kept_secret(BASE_DIR / "var" / "secret_key")
+ALLOWED_HOSTS = list(env.words("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]"))
+CSRF_TRUSTED_ORIGINS = list(env.words("CSRF_TRUSTED_ORIGINS"))
+TRUSTED_PROXIES = env.networks("TRUSTED_PROXIES", "")  # whose X-Forwarded-For is believed
+LANES = env.str("LANES", "both")  # both | relay | default
+WORKERS = worker_count()
+
+# -- Tokens ---------------------------------------------------------------------------------------------------
+JWT_SIGNING_KEY = env.str("JWT_SIGNING_KEY", "") or hmac.digest(SECRET_KEY.encode(), b"jwt", "sha256").hex()
+JWT_RETIRED_KEYS = env.words("JWT_RETIRED_KEYS")  # still verified, no longer signed with
+ACCESS_TOKEN_LIFETIME = env.int("ACCESS_TOKEN_LIFETIME", 3600)  # seconds
+REFRESH_TOKEN_LIFETIME = env.int("REFRESH_TOKEN_LIFETIME", 14 * 24 * 3600)  # seconds
+API_KEY_LIFETIME = env.int("API_KEY_LIFETIME", 365 * 24 * 3600)  # seconds, where the admin names no other day
+SNAPSHOT_MAX_STALE = env.float("SNAPSHOT_MAX_STALE", 300.0)  # seconds that known callers outlive the database
+
+# -- llama-servers --------------------------------------------------------------------------------------------
+LLAMA_SERVERS = env.words("LLAMA_SERVERS", "http://127.0.0.1:8080")
+LLAMA_API_KEY = env.str("LLAMA_API_KEY", "")
+DEFAULT_MODEL = env.str("DEFAULT_MODEL", "")
+UPSTREAM_CONNECT_TIMEOUT = env.float("UPSTREAM_CONNECT_TIMEOUT", 5.0)  # seconds
+UPSTREAM_IDLE_TIMEOUT = env.float("UPSTREAM_IDLE_TIMEOUT", 120.0)  # seconds without a byte of the answer
+UPSTREAM_POLL_INTERVAL = env.float("UPSTREAM_POLL_INTERVAL", 2.0)  # seconds between two looks at a llama-server
+MAX_BODY_BYTES = env.int("MAX_BODY_BYTES", 16 * 1024 * 1024)
+
+# -- Metrics --------------------------------------------------------------------------------------------------
+METRICS_TOKEN = env.str("METRICS_TOKEN", "")
+METRICS_ALLOW = env.networks("METRICS_ALLOW", "127.0.0.0/8,::1")
+
+# -- Stores ---------------------------------------------------------------------------------------------------
+REDIS_URL = env.str("REDIS_URL", "")
+DATABASE_URL = env.str("DATABASE_URL", "") or f"sqlite:///{BASE_DIR / 'var' / 'llmgateway.sqlite3'}"
+DATABASES = {"default": dj_database_url.parse(DATABASE_URL)}
+if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
+    (BASE_DIR / "var").mkdir(exist_ok=True)
+    DATABASES["default"]["OPTIONS"] = {
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+        "transaction_mode": "IMMEDIATE",
+        "timeout": 20,
+    }
+    # A file, so that the server of a test run and the test itself see one database.
+    DATABASES["default"]["TEST"] = {"NAME": BASE_DIR / "var" / "test.sqlite3"}
+else:
+    DATABASES["default"]["OPTIONS"] = {"pool": True}
+
+# -- Django ---------------------------------------------------------------------------------------------------
+ROOT_URLCONF = "llmgateway.urls"
+ASGI_APPLICATION = "llmgateway.asgi.application"
+AUTH_USER_MODEL = "accounts.User"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+INSTALLED_APPS = [
+    "accounts",
+    "proxy",  # before staticfiles, whose runserver it replaces
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "django_prometheus",
+    "rest_framework",
+]
+MIDDLEWARE = [  # the default lane's
+    "django_prometheus.middleware.PrometheusBeforeMiddleware",
+    "llmgateway.middleware.RequestId",
+    "llmgateway.middleware.RequestMetrics",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "llmgateway.middleware.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "django_prometheus.middleware.PrometheusAfterMiddleware",
+]
+RELAY_MIDDLEWARE = [  # the relay lane's, asynchronous
+    "llmgateway.middleware.DjangoMetrics",
+    "llmgateway.middleware.RequestId",
+    "llmgateway.middleware.RequestMetrics",
+]
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
+]
+STATIC_URL = "static/"
+WHITENOISE_USE_FINDERS = True  # serves the admin's files from where they are installed
+USE_TZ = True
+TIME_ZONE = "UTC"
+USE_I18N = False
+SECURE_REDIRECT_EXEMPT = [r"^metrics$"]
+# WhiteNoise has no asynchronous file response yet; its files are small and the default lane's alone.
+warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous iterators")
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["accounts.authentication.TokenAuthentication"],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "EXCEPTION_HANDLER": "proxy.answers.answer_in_drf",
+    "UNAUTHENTICATED_USER": None,
+    "NUM_PROXIES": 0,
+}
+SIMPLE_JWT = {
+    "ACCESS_TOKEN_LIFETIME": timedelta(seconds=ACCESS_TOKEN_LIFETIME),
+    "REFRESH_TOKEN_LIFETIME": timedelta(seconds=REFRESH_TOKEN_LIFETIME),
+    "AUTH_TOKEN_CLASSES": ("accounts.tokens.AccessToken", "accounts.tokens.ApiKeyToken"),
+    "TOKEN_OBTAIN_SERIALIZER": "accounts.serializers.TokenSerializer",
+    "TOKEN_REFRESH_SERIALIZER": "accounts.serializers.RefreshSerializer",
+    "SIGNING_KEY": JWT_SIGNING_KEY,
+}
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": env.str("LOG_LEVEL", "INFO")},
+    "loggers": {
+        "django": {"handlers": [], "level": "INFO"},
+        "django.server": {"handlers": [], "propagate": True},
+        "httpx": {"level": "WARNING"},  # one line a call otherwise
+    },
+}

@@ -1,0 +1,27 @@
+"""All URLs. Those of the relay lane are /v1/ and /health; both lanes find them here."""
+
+from django.contrib import admin
+from django.urls import include, path
+from django.views.generic import RedirectView
+
+from proxy import health, views
+
+from .metrics import export_metrics
+
+urlpatterns = [
+    # relay lane
+    path("v1/chat/completions", views.ChatCompletions.as_view(), name="chat-completions"),
+    path("v1/models", views.Models.as_view(), name="models"),
+    path("health", health.Health.as_view(), name="health"),
+    path("health/live", health.Live.as_view(), name="health-live"),
+    path("health/ready", health.Ready.as_view(), name="health-ready"),
+    # default lane
+    path("auth/", include("accounts.urls")),
+    path("admin/", admin.site.urls),
+    path("metrics", export_metrics, name="metrics"),
+    path("", RedirectView.as_view(pattern_name="admin:index")),
+]
+
+handler400 = "llmgateway.pages.bad_request"
+handler404 = "llmgateway.pages.not_found"
+handler500 = "llmgateway.pages.server_error"

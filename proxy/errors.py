@@ -1,0 +1,120 @@
+"""Errors that are answers: what can go wrong with a call.
+
+GatewayError (accounts/errors.py)
+├── InvalidRequest           400 invalid_request_error
+│   ├── InvalidJson              invalid_json
+│   ├── MissingParameter         missing_required_parameter
+│   ├── InvalidValue             invalid_value
+│   ├── ContextLengthExceeded    context_length_exceeded
+│   └── RequestExceedsQuota      request_exceeds_quota
+├── ModelNotAllowed          403 model_not_allowed
+├── ModelNotFound            404 model_not_found
+├── UnknownUrl               404 unknown_url
+├── MethodNotAllowed         405 method_not_allowed
+├── RequestTooLarge          413 request_too_large
+├── RateLimitExceeded        429 rate_limit_exceeded
+│   └── InsufficientQuota        insufficient_quota
+├── UpstreamError            502 upstream_error
+├── UpstreamUnavailable      503 upstream_unavailable
+└── UpstreamTimeout          504 upstream_timeout
+"""
+
+from accounts.errors import GatewayError, InvalidRequest
+
+
+class InvalidJson(InvalidRequest):
+    code = "invalid_json"
+    sentence = "The body is not valid JSON."
+
+
+class MissingParameter(InvalidRequest):
+    code = "missing_required_parameter"
+
+
+class InvalidValue(InvalidRequest):
+    code = "invalid_value"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    code = "context_length_exceeded"
+
+
+class RequestExceedsQuota(InvalidRequest):
+    """The call would not fit an unused quota either, so there is no moment to come back at."""
+
+    code = "request_exceeds_quota"
+
+
+class ModelNotAllowed(GatewayError):
+    status = 403
+    type = "permission_error"
+    code = "model_not_allowed"
+
+
+class ModelNotFound(InvalidRequest):
+    status = 404
+    code = "model_not_found"
+
+
+class UnknownUrl(InvalidRequest):
+    status = 404
+    code = "unknown_url"
+
+
+class MethodNotAllowed(InvalidRequest):
+    status = 405
+    code = "method_not_allowed"
+
+    def __init__(self, method: str, allowed: list[str]) -> None:
+        super().__init__(f"{method} is not allowed here. Allowed: {', '.join(allowed)}.")
+        self.allowed = allowed
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Allow": ", ".join(self.allowed)}
+
+
+class RequestTooLarge(InvalidRequest):
+    status = 413
+    code = "request_too_large"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Connection": "close"}
+
+
+class RateLimitExceeded(GatewayError):
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+    sentence = "Too many requests. Try again later."
+
+
+class InsufficientQuota(RateLimitExceeded):
+    """A day's or a month's quota is used up: trying again soon is of no use, and SDKs are told so."""
+
+    type = "insufficient_quota"
+    code = "insufficient_quota"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {**super().headers, "x-should-retry": "false"}
+
+
+class UpstreamError(GatewayError):
+    status = 502
+    code = "upstream_error"
+    sentence = "The llama-server failed while it worked on this call."
+
+
+class UpstreamUnavailable(GatewayError):
+    status = 503
+    code = "upstream_unavailable"
+    sentence = "No llama-server can take this call at the moment. Try again shortly."
+    retry_after = 2
+
+
+class UpstreamTimeout(GatewayError):
+    status = 504
+    code = "upstream_timeout"
+    sentence = "The llama-server did not answer in time."

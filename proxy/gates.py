@@ -1,0 +1,114 @@
+"""DRF's gates on the event loop: the policy classes of an APIView, awaited in order, without a thread.
+
+DRF is synchronous: it asks `if not throttle.allow_request(...)`, and a coroutine is always true, so that a careless
+asynchronous throttle admits everybody. Hence every policy class of a view here must have the asynchronous method,
+and exactly one throttle may charge. A view that breaks this is refused when it is defined.
+"""
+
+from collections.abc import Sequence
+from inspect import iscoroutinefunction
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+from rest_framework.request import Request
+from rest_framework.views import APIView
+
+from accounts.authentication import TokenAuthentication
+
+from .admission import rate_headers, refusal
+from .answers import answer_to
+from .errors import MethodNotAllowed, RateLimitExceeded
+from .gateway import Gateway, gateway
+from .throttles import TierThrottle
+
+Policies = Sequence[type[Any]]
+
+ASYNC_METHODS = {
+    "authentication_classes": "aauthenticate",
+    "permission_classes": "ahas_permission",
+    "throttle_classes": "aallow_request",
+}
+
+
+def check_policy_classes(view: "type[GatedView]") -> None:
+    """Raise ImproperlyConfigured for a view whose policy classes would let callers pass unasked."""
+    for kind, method in ASYNC_METHODS.items():
+        for policy in getattr(view, kind):
+            if not iscoroutinefunction(getattr(policy, method, None)):
+                raise ImproperlyConfigured(f"{policy.__name__} in {view.__name__}.{kind} has no async {method}().")
+    charging = [throttle for throttle in view.throttle_classes if getattr(throttle, "charges", False)]
+    if view.authentication_classes and len(charging) != 1:
+        raise ImproperlyConfigured(f"{view.__name__} has {len(charging)} throttles that charge, and needs one.")
+    if charging and view.throttle_classes[-1] is not charging[0]:
+        raise ImproperlyConfigured(f"The throttle that charges must be the last of {view.__name__}.")
+
+
+class GatedView(APIView):
+    """An APIView of the relay lane. Its gates, in order: method, authenticate, parse, permit, throttle."""
+
+    authentication_classes: Policies = (TokenAuthentication,)
+    permission_classes: Policies = ()
+    throttle_classes: Policies = (TierThrottle,)
+    gateway: Gateway
+    model = ""  # which one the call is for; views that have one set it when they parse
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        check_policy_classes(cls)
+
+    async def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:  # type: ignore[override]
+        self.gateway = gateway()
+        self.request = drf_request = Request(request)
+        self.extra_headers: dict[str, str] = {}
+        try:
+            handler = self.handler(request)
+            await self.authenticate(drf_request)
+            await self.parse(drf_request)
+            await self.permit(drf_request)
+            await self.throttle(drf_request)
+            response = await handler(drf_request, *args, **kwargs)
+        except Exception as exc:
+            response = answer_to(exc, request)
+        for name, value in self.extra_headers.items():
+            response[name] = value
+        return response
+
+    def handler(self, request: HttpRequest) -> Any:
+        method = (request.method or "").lower()
+        if method not in ("get", "post") or not hasattr(self, method):
+            allowed = [name.upper() for name in ("get", "post") if hasattr(self, name)]
+            raise MethodNotAllowed(method.upper(), allowed)
+        return getattr(self, method)
+
+    async def authenticate(self, request: Request) -> None:
+        for authentication in self.authentication_classes:
+            caller, token = await authentication().aauthenticate(request, self.gateway.snapshot)
+            request.user, request.auth = caller, token  # type: ignore[assignment]  # a Caller stands for the User
+            self.tier = self.gateway.snapshot.policies.tiers[caller.tier_id]
+            request._request.tier_name = self.tier.name  # type: ignore[attr-defined]  # for the metrics
+
+    async def parse(self, request: Request) -> None:
+        """Read what is asked for. A view that takes a body overrides this."""
+
+    async def permit(self, request: Request) -> None:
+        for permission in self.permission_classes:
+            if not await permission().ahas_permission(request, self):
+                self.permission_denied(request)
+
+    async def throttle(self, request: Request) -> None:
+        """Stop at the first throttle that refuses. The last in line is the one that charges."""
+        for throttle in [throttle_class() for throttle_class in self.throttle_classes]:
+            admitted = await throttle.aallow_request(request, self)
+            if verdict := getattr(throttle, "verdict", None):
+                self.extra_headers |= rate_headers(verdict)
+            if not admitted:
+                raise refusal(verdict) if verdict else RateLimitExceeded(retry_after=throttle.wait())
+
+
+class OpenView(GatedView):
+    """A view of the relay lane that asks nobody who they are."""
+
+    authentication_classes = ()
+    throttle_classes = ()

@@ -1,0 +1,59 @@
+"""The parts that all calls of one process share, from their start to their stop."""
+
+from collections.abc import Sequence
+
+from django.apps import apps
+from django.conf import settings
+
+from accounts.callers import Policies, load_policies
+from accounts.errors import StoreUnavailable
+from accounts.snapshot import Snapshot
+from accounts.usage import QuotaUse
+
+from .admission import account_of, meters_of, quota_uses
+from .metrics import SNAPSHOT_AGE
+from .pool import Pool, Upstream
+from .stores import Store
+from .stores.memory import MemoryStore
+from .upstream import UpstreamClient
+
+
+class Gateway:
+    """Made when Django starts, alive between the ASGI server's start and stop. It reads use for accounts, too."""
+
+    def __init__(self) -> None:
+        self.store: Store = MemoryStore()
+        self.snapshot = Snapshot(settings.SNAPSHOT_MAX_STALE)
+        SNAPSHOT_AGE.set_function(lambda: self.snapshot.age)
+
+    async def start(self) -> None:
+        """Read what calls need and look at the llama-servers, then keep doing so."""
+        self.snapshot = Snapshot(settings.SNAPSHOT_MAX_STALE)
+        self.client = UpstreamClient(settings.UPSTREAM_CONNECT_TIMEOUT, settings.UPSTREAM_IDLE_TIMEOUT)
+        upstreams = [Upstream(url.rstrip("/"), settings.LLAMA_API_KEY) for url in settings.LLAMA_SERVERS]
+        self.pool = Pool(upstreams, self.client, settings.UPSTREAM_POLL_INTERVAL)
+        await self.snapshot.start()
+        await self.pool.start()
+
+    async def stop(self) -> None:
+        await self.pool.stop()
+        await self.snapshot.stop()
+        await self.client.aclose()
+
+    @property
+    def policies(self) -> Policies:
+        """Tiers and quotas as held or, outside a running server, from the database."""
+        try:
+            return self.snapshot.policies
+        except StoreUnavailable:
+            return load_policies()
+
+    def remaining(self, user_id: int, tier_id: int) -> Sequence[QuotaUse]:
+        meters = meters_of(self.policies.limits(tier_id, user_id))
+        return quota_uses(self.store.read(account_of(user_id), meters))
+
+
+def gateway() -> Gateway:
+    """This process's own."""
+    found: Gateway = apps.get_app_config("proxy").gateway  # type: ignore[attr-defined]  # set in ready()
+    return found

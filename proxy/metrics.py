@@ -1,0 +1,21 @@
+"""What operators count. No label holds anything that a client can choose."""
+
+from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
+
+disable_created_metrics()  # a second series for each one, that nobody reads
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+REQUESTS = Counter(
+    "api_requests_total", "Requests answered, by route, status and tier.", ["endpoint", "status", "tier"]
+)
+DURATION = Histogram(
+    "api_request_duration_seconds",
+    "Time from a request to the end of its answer.",
+    ["endpoint", "tier"],
+    buckets=SECONDS,
+)
+REJECTIONS = Counter("api_rejections_total", "Calls that a limit refused, by the limit.", ["reason", "tier"])
+UPSTREAM_UP = Gauge("api_upstream_up", "1 while the llama-server answers.", ["upstream"])
+UPSTREAM_ERRORS = Counter("api_upstream_errors_total", "Failures of a llama-server, by kind.", ["upstream", "kind"])
+SNAPSHOT_AGE = Gauge("api_snapshot_age_seconds", "Time since tiers and quotas were last read from the database.")

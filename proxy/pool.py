@@ -1,0 +1,131 @@
+"""The llama-servers: which are up, what they serve, how busy they are, and which one takes a call."""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from accounts.errors import GatewayError
+
+from .errors import MissingParameter, ModelNotFound, UpstreamUnavailable
+from .metrics import UPSTREAM_ERRORS, UPSTREAM_UP
+from .upstream import UpstreamClient
+
+logger = logging.getLogger(__name__)
+
+LOOK_TIMEOUT = 5.0  # seconds that a llama-server has to say what it serves
+FIRST_LOOK = 2.0  # seconds that a start waits for the first look at the llama-servers
+
+
+@dataclass(slots=True, eq=False)
+class Upstream:
+    """One llama-server. `models` are the names it answers to, the first of each being its own."""
+
+    base_url: str
+    api_key: str = ""
+    is_up: bool | None = None  # None until it was looked at
+    models: dict[str, str] = field(default_factory=dict)  # name or alias -> the model's own name
+    in_flight: int = 0
+
+    @property
+    def name(self) -> str:
+        return urlsplit(self.base_url).netloc
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """A call's place at an upstream, until it is released."""
+
+    upstream: Upstream
+
+    def __post_init__(self) -> None:
+        self.upstream.in_flight += 1
+
+    def release(self) -> None:
+        self.upstream.in_flight -= 1
+
+
+class Pool:
+    """All upstreams. A look at `/v1/models` says at once whether one is up and what it serves."""
+
+    def __init__(self, upstreams: Iterable[Upstream], client: UpstreamClient, interval: float) -> None:
+        self.upstreams = tuple(upstreams)
+        self.client = client
+        self.interval = interval
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_LOOK):
+                await self.look()
+        self._tasks = [asyncio.create_task(self._watch(upstream), name="pool") for upstream in self.upstreams]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _watch(self, upstream: Upstream) -> None:
+        while True:
+            await asyncio.sleep(self.interval)
+            await self._look_at(upstream)
+
+    async def look(self) -> None:
+        """Look at every upstream once."""
+        await asyncio.gather(*(self._look_at(upstream) for upstream in self.upstreams))
+
+    async def _look_at(self, upstream: Upstream) -> None:
+        try:
+            answer = await self.client.get(f"{upstream.base_url}/v1/models", upstream.api_key, LOOK_TIMEOUT)
+            models = {
+                name: model["id"] for model in answer["data"] for name in (model["id"], *model.get("aliases", ()))
+            }
+        except (GatewayError, KeyError, TypeError, AttributeError) as exc:
+            self.mark_down(upstream, str(exc))
+        else:
+            if not upstream.is_up:
+                logger.info("llama-server %s is up and serves %s.", upstream.name, ", ".join(models))
+            upstream.models = models
+            upstream.is_up = True
+            UPSTREAM_UP.labels(upstream.name).set(1)
+
+    def mark_down(self, upstream: Upstream, reason: str) -> None:
+        """Give it no calls until a look finds it well again."""
+        if upstream.is_up is not False:
+            logger.warning("llama-server %s is down: %s", upstream.name, reason)
+            UPSTREAM_ERRORS.labels(upstream.name, "down").inc()
+        upstream.is_up = False
+        UPSTREAM_UP.labels(upstream.name).set(0)
+
+    @property
+    def is_up(self) -> bool:
+        return any(upstream.is_up for upstream in self.upstreams)
+
+    @property
+    def models(self) -> list[str]:
+        """The models' own names, each once. Those of upstreams that are down now stay known."""
+        return list(dict.fromkeys(own for upstream in self.upstreams for own in upstream.models.values()))
+
+    def resolve(self, name: str, default: str) -> str:
+        """The model that a call means by `name`. Raises ModelNotFound, MissingParameter or UpstreamUnavailable."""
+        models = self.models
+        if not models:
+            raise UpstreamUnavailable
+        wanted = name or default or (models[0] if len(models) == 1 else "")
+        if not wanted:
+            raise MissingParameter(f"'model' is required. Models here: {', '.join(models)}.", param="model")
+        for upstream in self.upstreams:
+            if wanted in upstream.models:
+                return upstream.models[wanted]
+        raise ModelNotFound(
+            f"There is no model '{wanted[:100]}' here. GET /v1/models lists those there are.", param="model"
+        )
+
+    def lease(self, model: str, tried: Sequence[Upstream]) -> Lease:
+        """A place at the least busy upstream that serves the model and was not tried yet."""
+        fit = [u for u in self.upstreams if u.is_up and model in u.models and u not in tried]
+        if not fit:
+            raise UpstreamUnavailable
+        return Lease(min(fit, key=lambda upstream: upstream.in_flight))

@@ -1,0 +1,150 @@
+"""The one module that knows httpx, aiohttp and how a llama-server says no. It translates all their errors."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import httpx
+import orjson
+from httpx_aiohttp import AiohttpTransport
+
+from accounts.errors import GatewayError, InvalidRequest
+
+from .errors import ContextLengthExceeded, UpstreamError, UpstreamTimeout, UpstreamUnavailable
+
+logger = logging.getLogger(__name__)
+
+KEEP_ALIVE = 3.0  # seconds; llama-server closes idle connections after 5
+ERROR_BYTES = 64 * 1024  # of an error's body that are read at most
+
+
+class NeverSent(UpstreamUnavailable):
+    """The call did not reach the llama-server, or was turned away by one that still loads: another may take it."""
+
+
+class UpstreamClient:
+    """Connections to llama-servers. Headers are built from nothing: a client's never pass."""
+
+    def __init__(
+        self, connect_timeout: float, idle_timeout: float, transport: httpx.AsyncBaseTransport | None = None
+    ) -> None:
+        self.idle_timeout = idle_timeout
+        self._transport = transport or AiohttpTransport(client=new_session)
+        self._extensions = {"timeout": {"connect": connect_timeout, "read": idle_timeout}}
+
+    async def aclose(self) -> None:
+        await self._transport.aclose()
+
+    async def post(self, url: str, api_key: str, body: bytes) -> "Answer":
+        """Send a call and wait for the first event of its answer. The caller closes the answer.
+
+        Raises NeverSent, UpstreamTimeout, UpstreamError, or the refusal of the llama-server, translated.
+        """
+        response = await self._send(httpx.Request("POST", url, headers=headers(api_key), content=body))
+        if response.status_code != 200:
+            raise await self._refusal(response)
+        return Answer(response)
+
+    async def get(self, url: str, api_key: str, within: float) -> Any:
+        """The JSON of a GET that is answered within so many seconds. Raises as `post` does."""
+        async with translated(), asyncio.timeout(within):
+            response = await self._send(httpx.Request("GET", url, headers=headers(api_key)))
+        try:
+            async with translated(), asyncio.timeout(within):
+                await response.aread()
+            if response.status_code != 200:
+                raise refusal(response.status_code, response.content)
+            return orjson.loads(response.content)
+        except orjson.JSONDecodeError as exc:
+            raise UpstreamError from exc
+        finally:
+            await response.aclose()
+
+    async def _send(self, request: httpx.Request) -> httpx.Response:
+        request.extensions = {**request.extensions, **self._extensions}
+        async with translated(), asyncio.timeout(self.idle_timeout):  # aiohttp has no limit for sending
+            return await self._transport.handle_async_request(request)
+
+    async def _refusal(self, response: httpx.Response) -> GatewayError:
+        body = b""
+        try:
+            async with translated(), asyncio.timeout(self.idle_timeout):
+                async for part in response.aiter_raw():
+                    body += part
+                    if len(body) > ERROR_BYTES:
+                        break
+        finally:
+            await response.aclose()
+        return refusal(response.status_code, body)
+
+
+class Answer:
+    """A streamed answer of a llama-server, as it comes in."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._response = response
+
+    async def parts(self) -> AsyncIterator[bytes]:
+        async with translated():
+            async for part in self._response.stream:  # type: ignore[union-attr]  # the transport's is asynchronous
+                yield part
+
+    async def aclose(self) -> None:
+        """End it. Where it was not at its end the connection is closed, and the llama-server frees the slot."""
+        await self._response.aclose()
+
+
+def new_session() -> aiohttp.ClientSession:
+    """As many connections as there are calls, no cookies, no proxies from the environment."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+        auto_decompress=False,
+    )
+
+
+def headers(api_key: str) -> dict[str, str]:
+    fixed = {"Content-Type": "application/json", "Accept-Encoding": "identity", "User-Agent": "llmgateway"}
+    return {**fixed, "Authorization": f"Bearer {api_key}"} if api_key else fixed
+
+
+@asynccontextmanager
+async def translated() -> AsyncIterator[None]:
+    """Errors of httpx and aiohttp, as ours. httpx-aiohttp's classes mislead, so aiohttp's own decides."""
+    try:
+        yield
+    except TimeoutError as exc:
+        raise UpstreamTimeout from exc
+    except (httpx.HTTPError, aiohttp.ClientError, OSError) as exc:
+        cause = exc.__cause__ if isinstance(exc, httpx.HTTPError) else exc
+        if isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError):
+            raise NeverSent from exc
+        if isinstance(cause, aiohttp.ServerTimeoutError):
+            raise UpstreamTimeout from exc
+        raise UpstreamError("The llama-server broke the connection.") from exc
+
+
+def refusal(status: int, body: bytes) -> GatewayError:
+    """What a llama-server's error means to the caller."""
+    try:
+        error = orjson.loads(body)["error"]
+        return refusal_of(status, str(error["message"]), str(error.get("type")))
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        return refusal_of(status, "", "")
+
+
+def refusal_of(status: int, message: str, kind: str) -> GatewayError:
+    if kind == "exceed_context_size_error" or message.startswith("Context size has been exceeded"):
+        return ContextLengthExceeded(message)
+    if status in (400, 501):
+        return InvalidRequest(f"The llama-server refused the request: {message or 'no reason given'}")
+    if status == 503:
+        return NeverSent("The llama-server is loading its model. Try again shortly.")
+    logger.error("A llama-server answered %s: %s", status, message or "(nothing that could be read)")
+    if status in (401, 403):
+        return UpstreamError("The llama-server does not accept the gateway's own key (LLAMA_API_KEY).")
+    return UpstreamError()

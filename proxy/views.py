@@ -1,0 +1,38 @@
+"""/v1: each view is a list of gates, and then the relay."""
+
+import time
+
+from django.conf import settings
+from django.http.response import HttpResponseBase
+from rest_framework.request import Request
+
+from .answers import EventStream, json_answer
+from .calls import Call
+from .gates import GatedView
+from .permissions import MayUseModel
+from .relay import Relay
+
+
+class ChatCompletions(GatedView):
+    permission_classes = (MayUseModel,)
+
+    async def parse(self, request: Request) -> None:
+        self.call = Call.parse_chat(request._request.body)
+        self.model = self.gateway.pool.resolve(self.call.model, settings.DEFAULT_MODEL)
+
+    async def post(self, request: Request) -> HttpResponseBase:
+        relay = Relay(self.gateway.pool, request._request.endings)  # type: ignore[attr-defined]  # a RelayRequest
+        path, body = "/v1/chat/completions", self.call.body(self.model, self.tier.max_output_tokens)
+        if self.call.stream:
+            return EventStream(await relay.stream(path, self.model, body, include_usage=self.call.include_usage))
+        return json_answer(await relay.whole(path, self.model, body))
+
+
+class Models(GatedView):
+    """The models that the caller may use. What a llama-server tells of itself beyond their names stays inside."""
+
+    async def get(self, request: Request) -> HttpResponseBase:
+        names = [name for name in self.gateway.pool.models if self.tier.allows(name)]
+        now = int(time.time())
+        data = [{"id": name, "object": "model", "created": now, "owned_by": "llama.cpp"} for name in names]
+        return json_answer({"object": "list", "data": data})
