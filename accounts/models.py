@@ -122,11 +122,14 @@ class Quota(models.Model):
                 name="quota_of_a_tier_or_a_user",
                 violation_error_message="A quota belongs to a tier or to a user, not to both.",
             ),
-            models.UniqueConstraint(
-                fields=["tier", "user", "metric", "window", "model"],
-                nulls_distinct=False,
-                name="one_quota_of_a_kind",
-                violation_error_message="There is such a quota already: change that one.",
+            *(
+                models.UniqueConstraint(
+                    fields=[owner, "metric", "window", "model"],
+                    condition=Q(**{f"{owner}__isnull": False}),
+                    name=f"one_quota_of_a_kind_for_a_{owner}",
+                    violation_error_message="There is such a quota already: change that one.",
+                )
+                for owner in ("tier", "user")
             ),
         ]
 
@@ -147,7 +150,7 @@ class ApiKey(models.Model):
     """A long-lived token of one user. The row is its life: it is revoked, never deleted."""
 
     user = models.ForeignKey(User, on_delete=models.PROTECT, related_name="api_keys")
-    name = models.CharField(max_length=100, help_text="Where the key is used, for example 'nightly report'.")
+    name = models.CharField(max_length=100, help_text="Where the key is used, for example: nightly report.")
     jti = models.CharField(max_length=32, unique=True, default=new_jti, editable=False)
     created_at = models.DateTimeField(auto_now_add=True)
     expires_at = models.DateTimeField(help_text="The key stops working at this moment.")

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
-from django.db import DatabaseError, InterfaceError, close_old_connections
+from django.db import close_old_connections
 
 from .callers import Caller, Credential, Policies, load_callers, load_policies
 from .errors import StoreUnavailable
@@ -122,7 +122,7 @@ class Snapshot:
         fresh = self._policies if began - self._policies_read_at < POLICIES_EVERY else None
         try:
             policies, callers = await asyncio.wrap_future(self._reader.submit(read, asked, fresh))
-        except (DatabaseError, InterfaceError, OSError) as exc:
+        except Exception as exc:  # the loader must outlive whatever a database can raise
             if not self.is_down:
                 logger.error("The database does not answer; known callers are served from memory. %s", exc)
             self.is_down = True

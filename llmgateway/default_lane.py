@@ -2,8 +2,7 @@
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
-from tempfile import SpooledTemporaryFile
-from typing import Any
+from typing import IO, Any
 
 from asgiref.sync import ThreadSensitiveContext
 from django.conf import settings
@@ -27,7 +26,7 @@ class DefaultLane(ASGIHandler):
         except RequestTooLarge as exc:
             await send_whole(answer_to(exc), send)
 
-    async def read_body(self, receive: Any) -> "SpooledTemporaryFile[bytes]":
+    async def read_body(self, receive: Any) -> IO[bytes]:
         """Django's, refusing a body that is larger than any form of the admin."""
         limit, size = settings.DATA_UPLOAD_MAX_MEMORY_SIZE, 0
 

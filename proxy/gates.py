@@ -85,7 +85,7 @@ class GatedView(APIView):
     async def authenticate(self, request: Request) -> None:
         for authentication in self.authentication_classes:
             caller, token = await authentication().aauthenticate(request, self.gateway.snapshot)
-            request.user, request.auth = caller, token  # type: ignore[assignment]  # a Caller stands for the User
+            request.user, request.auth = caller, token
             self.tier = self.gateway.snapshot.policies.tiers[caller.tier_id]
             request._request.tier_name = self.tier.name  # type: ignore[attr-defined]  # for the metrics
 
