@@ -1,0 +1,116 @@
+"""What tests stand on. The gateway and the llama-server are real, and are started once for a run."""
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from django.conf import settings
+from django.test.utils import setup_databases, teardown_databases
+from pytest_django.plugin import DjangoDbBlocker
+
+from proxy.gateway import gateway
+from proxy.pool import Upstream
+
+from .cast import Person, person
+from .fake_llama import FakeLlama, Script
+from .servers import LiveGateway, llama_server
+
+settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # made to be fast
+CHAT = {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 8, "temperature": 0}
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_test_environment: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
+    """A test database in every run: pytest-django's own makes one only for tests that are marked."""
+    with django_db_blocker.unblock():
+        made = setup_databases(verbosity=0, interactive=False, aliases={"default"})
+        yield
+        teardown_databases(made, verbosity=0)
+
+
+@pytest.fixture(scope="session")
+def llama() -> Iterator[str]:
+    with llama_server() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def live(llama: str, django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[LiveGateway]:
+    """The gateway, serving. Its tests write to the test database for good, under names of their own."""
+    settings.LLAMA_SERVERS = (llama,)
+    with django_db_blocker.unblock():
+        server = LiveGateway()
+        server.start()
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def http(live: LiveGateway) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=live.url, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+def alice(live: LiveGateway) -> Person:
+    """On the free tier: 10 requests a minute."""
+    return person("alice", "free")
+
+
+@pytest.fixture
+def bob(live: LiveGateway) -> Person:
+    """On the enterprise tier: more than a test can use."""
+    return person("bob")
+
+
+@pytest.fixture
+def fake(live: LiveGateway) -> Iterator[Callable[[Script], FakeLlama]]:
+    """Makes a scripted llama-server, the gateway's only one until the end of the test."""
+    fakes: list[FakeLlama] = []
+    pool = gateway().pool
+    real = pool.upstreams
+
+    def make(script: Script) -> FakeLlama:
+        fakes.append(FakeLlama(script))
+        models = {"smollm2-135m": "smollm2-135m"}
+        pool.upstreams = tuple(Upstream(each.url, is_up=True, models=models) for each in fakes)
+        return fakes[-1]
+
+    yield make
+    pool.upstreams = real
+    for each in fakes:
+        each.close()
+
+
+@pytest.fixture
+def chat(http: httpx.Client) -> Callable[..., httpx.Response]:
+    """Calls /v1/chat/completions as a person, or as a bearer of a token."""
+
+    def call(caller: Person | str, **fields: Any) -> httpx.Response:
+        headers = caller.headers if isinstance(caller, Person) else {"Authorization": f"Bearer {caller}"}
+        return http.post("/v1/chat/completions", headers=headers, json={**CHAT, **fields})
+
+    return call
+
+
+def pytest_report_header() -> list[str]:
+    return [f"database: {settings.DATABASES['default']['ENGINE'].rsplit('.', 1)[1]}"]
+
+
+def reachable(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def require(port: int, service: str) -> None:
+    """Skip where a service is not there; fail where REQUIRE_SERVICES says that it must be."""
+    if reachable(port):
+        return
+    sentence = f"{service} does not listen on 127.0.0.1:{port}"
+    if os.environ.get("REQUIRE_SERVICES") == "1":
+        pytest.fail(f"{sentence}, and REQUIRE_SERVICES=1 wants it")
+    pytest.skip(sentence)

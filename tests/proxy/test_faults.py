@@ -1,0 +1,152 @@
+"""What a caller gets when the llama-server is dead, slow, loading, cut off or broken."""
+
+import json
+import threading
+
+import httpx
+import pytest
+
+from proxy.gateway import gateway
+from proxy.pool import Upstream
+from tests import fake_llama as llama
+from tests.conftest import CHAT
+from tests.servers import free_port, wait_until
+
+
+def error_of(response: httpx.Response) -> tuple[int, str]:
+    assert response.headers["x-request-id"].startswith("req_")
+    return response.status_code, response.json()["error"]["code"]
+
+
+def last_event(response: httpx.Response) -> dict:
+    return json.loads(response.text.strip().split("\n\n")[-1].removeprefix("data: "))
+
+
+@pytest.fixture
+def impatient(live):
+    """The gateway waits 0.3 s for an answer's next byte."""
+    client = gateway().client
+    patience = client.idle_timeout, client._extensions
+    client.idle_timeout, client._extensions = 0.3, {"timeout": {"connect": 0.3, "read": 0.3}}
+    yield
+    client.idle_timeout, client._extensions = patience
+
+
+def dead(pool):
+    upstream = Upstream(f"http://127.0.0.1:{free_port()}", is_up=True, models={"smollm2-135m": "smollm2-135m"})
+    pool.upstreams = (*pool.upstreams, upstream)
+    return upstream
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_dead_llama_server_is_503_and_tells_when_to_try_again(fake, bob, chat, stream):
+    fake(llama.sends()).close()
+    response = chat(bob, stream=stream)
+    assert error_of(response) == (503, "upstream_unavailable")
+    assert response.headers["retry-after"] == "2"
+
+
+def test_a_call_that_did_not_reach_one_llama_server_is_served_by_another(live, bob, chat, llama):
+    pool = gateway().pool
+    real = pool.upstreams
+    try:
+        gone = dead(pool)
+        pool.upstreams = (gone, *real)
+        assert chat(bob).status_code == 200
+        assert gone.is_up is False
+        assert (gone.in_flight, real[0].in_flight) == (0, 0)
+    finally:
+        pool.upstreams = real
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_loading_llama_server_is_503(fake, bob, chat, stream):
+    fake(llama.sends_and_cuts(llama.whole("503 Service Unavailable", llama.LOADING)))
+    assert error_of(chat(bob, stream=stream)) == (503, "upstream_unavailable")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_llama_server_that_never_answers_is_504(fake, impatient, bob, chat, stream):
+    fakes = []
+    fakes.append(fake(llama.sends_and_hangs(fakes)))
+    assert error_of(chat(bob, stream=stream)) == (504, "upstream_timeout")
+    wait_until(fakes[0].gone.is_set, "the llama-server was left")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_connection_cut_without_an_answer_is_502(fake, bob, chat, stream):
+    fake(llama.sends_and_cuts())
+    assert error_of(chat(bob, stream=stream)) == (502, "upstream_error")
+
+
+@pytest.mark.parametrize("parts", [[], [llama.token("Hi")], [llama.FINISH, b"0\r\n\r\n"], [llama.ERROR]])
+def test_an_answer_that_breaks_off_is_502_for_those_who_want_it_whole(fake, bob, chat, parts):
+    fake(llama.sends_and_cuts(llama.STREAM_HEAD, *parts))
+    assert error_of(chat(bob)) == (502, "upstream_error")
+
+
+@pytest.mark.parametrize("parts", [[], [b"0\r\n\r\n"], [llama.ERROR], [llama.chunk(b"data: nonsense\n\n")]])
+def test_a_stream_that_breaks_before_its_first_event_is_502(fake, bob, chat, parts):
+    fake(llama.sends_and_cuts(llama.STREAM_HEAD, *parts))
+    assert error_of(chat(bob, stream=True)) == (502, "upstream_error")
+
+
+@pytest.mark.parametrize("parts", [[], [b"0\r\n\r\n"], [llama.FINISH, llama.USAGE, b"0\r\n\r\n"], [llama.ERROR]])
+def test_a_stream_that_breaks_later_ends_with_an_error_event(fake, bob, http, parts):
+    go = threading.Event()
+    fake(llama.sends_then_cuts(go, llama.STREAM_HEAD + llama.token("Hi"), *parts))
+    with http.stream("POST", "/v1/chat/completions", headers=bob.headers, json={**CHAT, "stream": True}) as response:
+        text = response.iter_text()
+        assert '"content":"Hi"' in next(text)
+        go.set()
+        rest = "".join(text)
+    assert json.loads(rest.strip().split("\n\n")[-1][6:])["error"]["code"] == "upstream_error"
+    assert "[DONE]" not in rest
+
+
+def test_a_stream_that_stalls_ends_with_an_error_event(fake, impatient, bob, chat):
+    fakes = []
+    fakes.append(fake(llama.sends_and_hangs(fakes, llama.STREAM_HEAD, llama.token("Hi"))))
+    assert last_event(chat(bob, stream=True))["error"]["code"] == "upstream_timeout"
+
+
+def test_a_context_that_fills_up_on_the_way_is_said_so(fake, bob, chat):
+    full = b'data: {"error":{"code":500,"message":"Context size has been exceeded.","type":"server_error"}}\n\n'
+    fake(llama.sends_and_cuts(llama.STREAM_HEAD, llama.token("Hi"), llama.chunk(full), b"0\r\n\r\n"))
+    assert last_event(chat(bob, stream=True))["error"]["code"] == "context_length_exceeded"
+
+
+def test_a_key_that_the_llama_server_refuses_is_not_the_callers_fault(fake, bob, chat):
+    fake(llama.sends_and_cuts(llama.whole("401 Unauthorized", {"error": {"message": "Invalid API Key"}})))
+    response = chat(bob)
+    assert error_of(response) == (502, "upstream_error")
+    assert "LLAMA_API_KEY" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("body", ["no object", {}, {"error": None}, {"error": {"message": "boom"}}])
+def test_whatever_a_500_holds_it_is_502(fake, bob, chat, body):
+    fake(llama.sends_and_cuts(llama.whole("500 Internal Server Error", body)))
+    response = chat(bob)
+    assert error_of(response) == (502, "upstream_error")
+    assert "boom" not in response.text
+
+
+def test_a_fault_gives_the_place_at_the_llama_server_back(fake, bob, chat):
+    fake(llama.sends_and_cuts(llama.STREAM_HEAD, llama.token("Hi")))
+    chat(bob)
+    chat(bob, stream=True)
+    assert [upstream.in_flight for upstream in gateway().pool.upstreams] == [0]
+
+
+def test_the_stand_in_streams_as_the_real_one_does(live, llama):
+    """The shapes of the stand-in's events are those of a real llama-server."""
+    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2, "stream": True}
+    real = httpx.post(f"{llama}/v1/chat/completions", json={**body, "stream_options": {"include_usage": True}}).text
+    real_events = [json.loads(line[6:]) for line in real.split("\n\n") if line.startswith("data: {")]
+    ours = [json.loads(part.split(b"data: ")[1]) for part in (TOKEN, USAGE)]
+    assert ours[0].keys() <= real_events[1].keys()
+    assert ours[1].keys() <= real_events[-1].keys()
+    assert real.rstrip().endswith("[DONE]")
+
+
+TOKEN, USAGE = llama.token("Hi")[:-2], llama.USAGE[:-2]
