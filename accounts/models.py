@@ -135,7 +135,7 @@ class Quota(models.Model):
 
     def __str__(self) -> str:
         amount = "unlimited" if self.limit is None else self.limit
-        return f"{amount} {self.metric} a {self.window}" + (f" of {self.model}" if self.model else "")
+        return f"{amount} {self.metric} per {self.window}" + (f" of {self.model}" if self.model else "")
 
     def clean(self) -> None:
         if self.metric == self.Metric.TOKENS:

@@ -12,7 +12,9 @@ import uvloop
 
 PORT, METHOD, PATH, CONCURRENCY, TOTAL, TOKEN, STREAM = sys.argv[1:8]
 MESSAGES = [{"role": "user", "content": "Name three colours, please."}]
-BODY = json.dumps({"model": "mock", "stream": STREAM == "1", "messages": MESSAGES}).encode() if METHOD == "POST" else b""
+BODY = (
+    json.dumps({"model": "mock", "stream": STREAM == "1", "messages": MESSAGES}).encode() if METHOD == "POST" else b""
+)
 REQUEST = (
     f"{METHOD} {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {TOKEN}\r\n"
     f"Content-Type: application/json\r\nContent-Length: {len(BODY)}\r\n\r\n"

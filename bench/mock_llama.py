@@ -29,7 +29,9 @@ FINISH = event(choices=choice("stop"))
 USAGE = event(choices=[], usage={"completion_tokens": EVENTS, "prompt_tokens": 36, "total_tokens": EVENTS + 36})
 END = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
 MODELS = json.dumps({"object": "list", "data": [{"id": "mock"}]}).encode()
-MODELS_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(MODELS) + MODELS
+MODELS_ANSWER = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(MODELS) + MODELS
+)
 
 
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -24,7 +24,9 @@ TICK = os.sysconf("SC_CLK_TCK")
 
 
 def pinned(core: int, *command: str) -> list[str]:
-    return ["taskset", "-c", str(core), *command] if shutil.which("taskset") and (os.cpu_count() or 1) > 1 else [*command]
+    return (
+        ["taskset", "-c", str(core), *command] if shutil.which("taskset") and (os.cpu_count() or 1) > 1 else [*command]
+    )
 
 
 @contextmanager
@@ -62,7 +64,9 @@ def cpu_of(pid: int) -> float:
     return total
 
 
-def measure(pid: int, port: int, path: str, concurrency: int, total: int, token: str = "", stream: bool = False) -> float:
+def measure(
+    pid: int, port: int, path: str, concurrency: int, total: int, token: str = "", *, stream: bool = False
+) -> float:
     """CPU microseconds per request, or per event of a stream, after a warm-up. Stops the run if any call failed."""
     method = "GET" if path in ("/hello", "/health") else "POST"
     command = pinned(1, sys.executable, str(HERE / "load.py"), str(port), method, path, str(concurrency))
@@ -105,7 +109,12 @@ def gateway_env(folder: Path) -> dict[str, str]:
     tier = "from accounts.models import Tier; Tier.objects.create(name='bench')"
     subprocess.run([*run, "shell", "-v0", "-c", tier], check=True, cwd=ROOT, env=full)
     made = subprocess.run(
-        [*run, "create_client", "bench", "--tier", "bench"], check=True, cwd=ROOT, env=full, capture_output=True, text=True
+        [*run, "create_client", "bench", "--tier", "bench"],
+        check=True,
+        cwd=ROOT,
+        env=full,
+        capture_output=True,
+        text=True,
     )
     return {**env, "TOKEN": made.stdout.strip()}
 
@@ -129,9 +138,14 @@ def main() -> None:
             running(pinned(1, sys.executable, mock, str(PACED), "100", "0.02"), PACED, "/v1/models"),
         ):
             with running(uvicorn("bench.stock_django:application"), SERVER, "/hello") as pid:
-                row("stock Django ASGI, default middleware, trivial view", lambda: (measure(pid, SERVER, "/hello", 32, calls), None))
+                row(
+                    "stock Django ASGI, default middleware, trivial view",
+                    lambda: (measure(pid, SERVER, "/hello", 32, calls), None),
+                )
             with running(uvicorn("llmgateway.asgi:application"), SERVER, "/health", **env) as pid:
-                row("gateway: /health (the bare relay lane)", lambda: (measure(pid, SERVER, "/health", 32, calls), None))
+                row(
+                    "gateway: /health (the bare relay lane)", lambda: (measure(pid, SERVER, "/health", 32, calls), None)
+                )
                 whole = measure(pid, SERVER, chat, 32, calls, token)
             with running(uvicorn("llmgateway.asgi:application"), SERVER, "/health", **paced) as pid:
                 event = measure(pid, SERVER, chat, 100, 400, token, stream=True)
@@ -142,7 +156,9 @@ def main() -> None:
                         if upstream == PLAIN:
                             plain = measure(pid, PROXY, chat, 32, calls, token)
                         else:
-                            rows.append(("nginx as a proxy", plain, measure(pid, PROXY, chat, 100, 400, token, stream=True)))
+                            rows.append(
+                                ("nginx as a proxy", plain, measure(pid, PROXY, chat, 100, 400, token, stream=True))
+                            )
     report(rows)
 
 

@@ -2,7 +2,7 @@
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
-from typing import IO, Any
+from typing import Any
 
 from asgiref.sync import ThreadSensitiveContext
 from django.conf import settings
@@ -20,22 +20,26 @@ class DefaultLane(ASGIHandler):
         self.threads = itertools.cycle([ThreadPoolExecutor(1, thread_name_prefix="pages") for _ in range(threads)])
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        try:
-            async with ThreadSensitiveContext(executor=next(self.threads)):
-                await self.handle(scope, receive, send)
-        except RequestTooLarge as exc:
-            await send_whole(answer_to(exc), send)
+        body = LimitedBody(receive, settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
+        async with ThreadSensitiveContext(executor=next(self.threads)):
+            await self.handle(scope, body.receive, send)
+        if body.is_too_large:
+            await send_whole(answer_to(RequestTooLarge(f"The body is larger than {body.limit} bytes.")), send)
 
-    async def read_body(self, receive: Any) -> IO[bytes]:
-        """Django's, refusing a body that is larger than any form of the admin."""
-        limit, size = settings.DATA_UPLOAD_MAX_MEMORY_SIZE, 0
 
-        async def counted() -> Any:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > limit:
-                raise RequestTooLarge(f"The body is larger than {limit} bytes.")
-            return message
+class LimitedBody:
+    """A body as it comes in. To Django, one that is larger than any form is one whose client has left."""
 
-        return await super().read_body(counted)
+    def __init__(self, receive: Any, limit: int) -> None:
+        self._receive = receive
+        self.limit = limit
+        self.size = 0
+
+    @property
+    def is_too_large(self) -> bool:
+        return self.size > self.limit
+
+    async def receive(self) -> Any:
+        message = await self._receive()
+        self.size += len(message.get("body", b""))
+        return {"type": "http.disconnect"} if self.is_too_large else message

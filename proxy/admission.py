@@ -61,7 +61,7 @@ def refusal(verdict: Verdict) -> GatewayError:
     if meter is None:
         sentence = "You have as many calls running as your tier allows. Wait for one to end."
         return RateLimitExceeded(sentence, retry_after=verdict.retry_after)
-    limit = f"{meter.limit} {meter.metric} a {meter.window.name}" + (f" of {meter.model}" if meter.model else "")
+    limit = f"{meter.limit} {meter.metric} per {meter.window.name}" + (f" of {meter.model}" if meter.model else "")
     if verdict.retry_after is None:
         return RequestExceedsQuota(f"Your quota is {limit}, so this call can never be served.")
     error = InsufficientQuota if meter.window.name in ("day", "month") else RateLimitExceeded

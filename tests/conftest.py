@@ -1,11 +1,10 @@
 """What tests stand on. The gateway and the llama-server are real, and are started once for a run."""
 
-import os
-import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
+import hypothesis
 import pytest
 from django.conf import settings
 from django.test.utils import setup_databases, teardown_databases
@@ -18,6 +17,8 @@ from .cast import Person, person
 from .fake_llama import FakeLlama, Script
 from .servers import LiveGateway, llama_server
 
+hypothesis.settings.register_profile("same", derandomize=True, database=None, deadline=None)
+hypothesis.settings.load_profile("same")
 settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # made to be fast
 CHAT = {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 8, "temperature": 0}
 
@@ -98,19 +99,3 @@ def chat(http: httpx.Client) -> Callable[..., httpx.Response]:
 
 def pytest_report_header() -> list[str]:
     return [f"database: {settings.DATABASES['default']['ENGINE'].rsplit('.', 1)[1]}"]
-
-
-def reachable(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def require(port: int, service: str) -> None:
-    """Skip where a service is not there; fail where REQUIRE_SERVICES says that it must be."""
-    if reachable(port):
-        return
-    sentence = f"{service} does not listen on 127.0.0.1:{port}"
-    if os.environ.get("REQUIRE_SERVICES") == "1":
-        pytest.fail(f"{sentence}, and REQUIRE_SERVICES=1 wants it")
-    pytest.skip(sentence)

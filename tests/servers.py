@@ -1,6 +1,7 @@
 """Servers that tests talk to: the gateway on a live uvicorn, and a real llama-server in a process of its own."""
 
 import asyncio
+import logging
 import socket
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from typing import Any
 import httpx
 import uvicorn
 import uvloop
+
+from llmgateway.asgi import application
 
 ROOT = Path(__file__).parent.parent
 
@@ -70,13 +73,12 @@ class LiveGateway:
     """The gateway on a live uvicorn, on a thread of the test process, so that tests can look inside."""
 
     def __init__(self) -> None:
-        from llmgateway.asgi import application
-
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         config = uvicorn.Config(application, port=self.port, log_config=None, access_log=False, proxy_headers=False)
         self.server = uvicorn.Server(config)
         self.loop: WatchedLoop
+        logging.getLogger("uvicorn.access").disabled = True  # it would bury what a failing test has to say
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
     def _serve(self) -> None:

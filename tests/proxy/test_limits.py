@@ -72,7 +72,7 @@ def test_a_refusal_says_what_and_when(live, chat):
     refused = chat(grace)
     error = refused.json()["error"]
     assert (refused.status_code, error["code"]) == (429, "rate_limit_exceeded")
-    assert "1 requests a minute" in error["message"]
+    assert "1 requests per minute" in error["message"]
     assert 59 <= int(refused.headers["retry-after"]) <= 61
     assert refused.headers["x-ratelimit-limit-requests"] == "1"
     assert refused.headers["x-ratelimit-remaining-requests"] == "0"

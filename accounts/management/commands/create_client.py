@@ -1,6 +1,6 @@
 """Make an API client in one command: a user on a tier, and a key for it, shown once."""
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +13,12 @@ from accounts.models import ApiKey, Tier, User
 from accounts.tokens import ApiKeyToken
 
 
+def positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise ArgumentTypeError(f"'{text}' is no number of days of 1 or more")
+    return int(text)
+
+
 class Command(BaseCommand):
     help = "Make a user named NAME on a tier, if there is none yet, and an API key for it, shown once."
 
@@ -23,7 +29,7 @@ class Command(BaseCommand):
         )
         parser.add_argument("--key-name", default="created by create_client", help="what the key is for")
         days = settings.API_KEY_LIFETIME // 86400
-        parser.add_argument("--days", type=int, default=days, help="days until the key expires (default: %(default)s)")
+        parser.add_argument("--days", type=positive, default=days, help="days until it expires (default: %(default)s)")
 
     @transaction.atomic
     def handle(self, *args: Any, **options: Any) -> None:

@@ -1,0 +1,56 @@
+"""Dangerous settings are said aloud, with an id and a hint, and keep the server from starting."""
+
+import asyncio
+
+import pytest
+from django.core.checks import run_checks
+
+from llmgateway.asgi import application
+
+
+def found(settings, **changes):
+    for name, value in changes.items():
+        setattr(settings, name, value)
+    return {check.id: check for check in run_checks()}
+
+
+def test_the_defaults_are_safe(settings):
+    assert found(settings) == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "check"),
+    [
+        ({"SECRET_KEY": "django-insecure-x"}, "accounts.E001"),
+        ({"SECRET_KEY": "change-me"}, "accounts.E001"),
+        ({"SECRET_KEY": "k" * 50, "JWT_SIGNING_KEY": "k" * 50}, "accounts.E002"),
+        ({"JWT_SIGNING_KEY": "short"}, "accounts.W001"),
+        ({"DEBUG": True, "ALLOWED_HOSTS": ["*"]}, "accounts.E003"),
+        ({"WORKERS": 4}, "proxy.E001"),
+        ({"LLAMA_SERVERS": ("127.0.0.1:8080",)}, "proxy.E002"),
+        ({"LLAMA_SERVERS": ("http://127.0.0.1:8080/v1",)}, "proxy.E002"),
+        ({"LANES": "fast"}, "proxy.E003"),
+        ({"REDIS_URL": "redis://x"}, "proxy.W001"),
+    ],
+)
+def test_a_dangerous_setting_is_found(settings, changes, check):
+    assert found(settings, **changes)[check].hint
+
+
+def test_a_development_key_is_fine_for_development(settings):
+    assert found(settings, SECRET_KEY="django-insecure-x", DEBUG=True) == {}
+
+
+def test_a_server_with_a_dangerous_setting_does_not_start(settings):
+    settings.SECRET_KEY = "django-insecure-x"
+    sent = []
+
+    async def receive():
+        return {"type": "lifespan.startup"}
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(application({"type": "lifespan"}, receive, send))
+    assert sent[0]["type"] == "lifespan.startup.failed"
+    assert "accounts.E001" in sent[0]["message"]

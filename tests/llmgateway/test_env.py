@@ -1,0 +1,57 @@
+"""The environment as typed values."""
+
+import ipaddress
+import stat
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from environs import EnvError
+
+from llmgateway.env import Environment, kept_secret, worker_count
+
+env = Environment()
+
+
+def test_words_are_split_and_stripped(monkeypatch):
+    monkeypatch.setenv("WORDS", " a, b ,,c ")
+    assert env.words("WORDS") == ("a", "b", "c")
+    assert env.words("UNSET", "x,y") == ("x", "y")
+    assert env.words("UNSET") == ()
+
+
+def test_networks_are_networks_or_addresses(monkeypatch):
+    monkeypatch.setenv("NETS", "10.0.0.0/8,::1")
+    assert env.networks("NETS", "") == (ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("::1/128"))
+    monkeypatch.setenv("NETS", "example.org")
+    with pytest.raises(EnvError, match="NETS"):
+        env.networks("NETS", "")
+
+
+def test_a_secret_is_made_once_and_kept_from_others(tmp_path):
+    path = tmp_path / "var" / "key"
+    secret = kept_secret(path)
+    assert len(secret) >= 48
+    assert kept_secret(path) == secret
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [each.name for each in path.parent.iterdir()] == ["key"]
+
+
+def test_where_no_secret_can_be_kept_one_must_be_given(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ImproperlyConfigured, match="Set SECRET_KEY"):
+        kept_secret(tmp_path / "file" / "key")
+
+
+@pytest.mark.parametrize(
+    ("argv", "variable", "workers"),
+    [
+        (["uvicorn", "app"], "", 1),
+        (["uvicorn", "app"], "3", 3),
+        (["uvicorn", "--workers", "4", "app"], "", 4),
+        (["uvicorn", "--workers=4"], "2", 4),
+        (["uvicorn", "--workers"], "", 1),
+    ],
+)
+def test_workers_are_counted_as_uvicorn_does(monkeypatch, argv, variable, workers):
+    monkeypatch.setenv("WEB_CONCURRENCY", variable)
+    assert worker_count(argv) == workers

@@ -1,0 +1,83 @@
+"""The two lanes, seen from outside."""
+
+import asyncio
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from llmgateway import asgi
+from tests.servers import wait_until
+
+
+def get(application, path):
+    async def call() -> tuple[int, str]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(application), base_url="http://localhost") as client:
+            response = await client.get(path)
+            return response.status_code, response.json()["error"]["code"]
+
+    return asyncio.run(call())
+
+
+@pytest.mark.parametrize(("which", "path"), [("relay", "/auth/me"), ("relay", "/admin/"), ("default", "/v1/models")])
+def test_a_lane_that_does_not_run_here_is_not_served(which, path):
+    assert get(asgi.lanes(which), path) == (404, "unknown_url")
+
+
+def test_a_websocket_is_closed():
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(asgi.application({"type": "websocket", "path": "/"}, None, send))
+    assert sent == [{"type": "websocket.close"}]
+
+
+def test_each_answer_has_an_id_of_its_own_and_never_the_clients(http):
+    ids = {http.get("/health", headers={"x-request-id": "mine"}).headers["x-request-id"] for _ in range(3)}
+    ids |= {http.get("/auth/me", headers={"x-request-id": "mine"}).headers["x-request-id"] for _ in range(3)}
+    assert len(ids) == 6
+    assert all(each.startswith("req_") for each in ids)
+
+
+def test_the_default_lane_takes_two_threads_beside_the_relay(http):
+    with ThreadPoolExecutor(8) as callers:
+        assert set(callers.map(lambda _: http.get("/admin/login/").status_code, range(40))) == {200}
+    pages = [thread for thread in threading.enumerate() if thread.name.startswith("pages")]
+    by_lane = {thread.name.split("_")[0] for thread in pages}
+    assert by_lane == {"pages"}
+    assert len(pages) <= asgi.THREADS_BESIDE_RELAY
+
+
+def test_clients_that_are_slow_to_ask_keep_nobody_waiting(live, http):
+    head = b"POST /auth/token HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nhalf"
+    slow = [socket.create_connection(("127.0.0.1", live.port)) for _ in range(5)]
+    for wire in slow:
+        wire.sendall(head)
+    assert http.get("/metrics").status_code == 200
+    for wire in slow:
+        wire.close()
+
+
+def test_the_admin_brings_its_own_static_files(http):
+    response = http.get("/static/admin/css/base.css")
+    assert (response.status_code, response.headers["content-type"]) == (200, 'text/css; charset="utf-8"')
+
+
+def test_the_admin_has_pages_of_its_own_for_what_is_not_found(http):
+    assert "text/html" in http.get("/admin/nope/", follow_redirects=True).headers["content-type"]
+
+
+def test_the_root_leads_to_the_admin(http):
+    assert http.get("/").headers["location"] == "/admin/"
+
+
+def test_a_client_that_leaves_before_its_body_is_whole_is_forgotten(live):
+    tasks = live.tasks()
+    with socket.create_connection(("127.0.0.1", live.port)) as wire:
+        wire.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf")
+        wait_until(lambda: live.tasks() > tasks, "the request has begun")
+    wait_until(lambda: live.tasks() <= tasks, "the request is forgotten")

@@ -1,0 +1,119 @@
+"""Which llama-server takes a call."""
+
+import asyncio
+
+import httpx
+import pytest
+
+from proxy.errors import MissingParameter, ModelNotFound, UpstreamUnavailable
+from proxy.gateway import gateway
+from proxy.pool import Pool, Upstream
+from proxy.upstream import UpstreamClient
+from tests.servers import llama_server, wait_until
+
+
+def upstream(name, *models, up=True):
+    return Upstream(f"http://{name}", is_up=up, models={model: model for model in models})
+
+
+def pool(*upstreams, answer=None):
+    transport = httpx.MockTransport(answer or (lambda request: httpx.Response(503)))
+    return Pool(upstreams, UpstreamClient(1, 1, transport), interval=60)
+
+
+def test_the_least_busy_one_that_serves_the_model_takes_the_call():
+    a, b, c = upstream("a", "m"), upstream("b", "m"), upstream("c", "other")
+    of_three = pool(a, b, c)
+    assert [of_three.lease("m", []).upstream for _ in range(4)] == [a, b, a, b]
+
+
+def test_one_that_was_tried_or_is_down_takes_none():
+    a, b = upstream("a", "m"), upstream("b", "m", up=False)
+    with pytest.raises(UpstreamUnavailable):
+        pool(a, b).lease("m", [a])
+
+
+def test_a_released_lease_frees_its_place():
+    of_one = pool(upstream("a", "m"))
+    lease = of_one.lease("m", [])
+    assert lease.upstream.in_flight == 1
+    lease.release()
+    assert lease.upstream.in_flight == 0
+
+
+def test_a_model_that_nobody_names_is_the_default_or_the_only_one():
+    assert pool(upstream("a", "m")).resolve("", "") == "m"
+    assert pool(upstream("a", "m", "n")).resolve("", "n") == "n"
+    with pytest.raises(MissingParameter, match="m, n"):
+        pool(upstream("a", "m", "n")).resolve("", "")
+
+
+def test_an_alias_is_resolved_to_the_models_own_name():
+    of_one = pool(Upstream("http://a", is_up=True, models={"m": "m", "nick": "m"}))
+    assert of_one.resolve("nick", "") == "m"
+    assert of_one.models == ["m"]
+
+
+def test_an_unknown_model_is_not_found_while_a_known_one_that_is_down_is_unavailable():
+    down = pool(upstream("a", "m", up=False))
+    with pytest.raises(ModelNotFound):
+        down.resolve("x", "")
+    assert down.resolve("m", "") == "m"
+    with pytest.raises(UpstreamUnavailable):
+        down.lease("m", [])
+
+
+def test_before_any_model_is_known_nothing_is_said_of_them():
+    with pytest.raises(UpstreamUnavailable):
+        pool(upstream("a")).resolve("x", "")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "is_up"),
+    [
+        (200, {"data": [{"id": "m", "aliases": ["nick"]}]}, True),
+        (200, {"data": [{"name": "no id"}]}, False),
+        (200, ["no object"], False),
+        (200, "no json", False),
+        (503, {"error": {"message": "Loading model"}}, False),
+    ],
+)
+def test_a_look_says_whether_it_is_up(status, body, is_up):
+    content = {"text": body} if isinstance(body, str) else {"json": body}
+    of_one = pool(Upstream("http://a"), answer=lambda request: httpx.Response(status, **content))
+    asyncio.run(of_one.look())
+    assert of_one.is_up is is_up
+    assert of_one.models == (["m"] if is_up else [])
+
+
+def test_the_key_of_the_llama_server_is_sent_and_nothing_else_of_note():
+    seen = []
+    answer = lambda request: seen.append(request) or httpx.Response(200, json={"data": []})  # noqa: E731
+    asyncio.run(pool(Upstream("http://a", "k3y"), answer=answer).look())
+    assert seen[0].headers["authorization"] == "Bearer k3y"
+    assert seen[0].url == "http://a/v1/models"
+    assert "cookie" not in seen[0].headers
+
+
+def test_a_real_llama_server_that_dies_and_returns_is_seen_to():
+    async def lives() -> None:
+        client = UpstreamClient(1, 1)
+        with llama_server() as url:
+            port = int(url.rsplit(":", 1)[1])
+            of_one = Pool([Upstream(url)], client, 60)
+            await of_one.look()
+            assert of_one.is_up
+        await of_one.look()
+        assert not of_one.is_up
+        with llama_server(port):
+            await of_one.look()
+            assert of_one.is_up
+        await client.aclose()
+
+    asyncio.run(lives())
+
+
+def test_the_gateway_looks_again_by_itself(live, llama):
+    own = gateway().pool.upstreams[0]
+    own.is_up = False
+    wait_until(lambda: own.is_up, "it was looked at")

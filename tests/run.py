@@ -1,0 +1,42 @@
+"""`make test`: all tests on SQLite and then, where one is reachable, on PostgreSQL. Says what it left out, and why.
+
+Arguments are pytest's. REQUIRE_SERVICES=1 makes a missing PostgreSQL or Redis a failure.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+POSTGRESQL = os.environ.get("TEST_DATABASE_URL", "postgres://postgres@127.0.0.1:5432/postgres")
+SERVICES = {"PostgreSQL": 5432, "Redis": 6379}
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def run(title: str, **env: str) -> int:
+    print(f"== {title}", flush=True)
+    command = [sys.executable, "-m", "pytest", *sys.argv[1:]]
+    return subprocess.run(command, cwd=Path(__file__).parent.parent, env={**os.environ, **env}).returncode
+
+
+def main() -> int:
+    missing = [name for name, port in SERVICES.items() if not listens(port)]
+    if missing and os.environ.get("REQUIRE_SERVICES") == "1":
+        print(f"REQUIRE_SERVICES=1, but nothing listens for {' and '.join(missing)} on 127.0.0.1.")
+        return 1
+    failed = run("on SQLite", DATABASE_URL="")
+    if "PostgreSQL" in missing:
+        print("== Left out: the tests on PostgreSQL, since nothing listens on 127.0.0.1:5432.")
+    else:
+        failed = failed or run("on PostgreSQL", DATABASE_URL=POSTGRESQL)
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
