@@ -17,7 +17,6 @@ from .errors import ContextLengthExceeded, UpstreamError, UpstreamTimeout, Upstr
 
 logger = logging.getLogger(__name__)
 
-KEEP_ALIVE = 3.0  # seconds; llama-server closes idle connections after 5
 ERROR_BYTES = 64 * 1024  # of an error's body that are read at most
 
 
@@ -98,9 +97,13 @@ class Answer:
 
 
 def new_session() -> aiohttp.ClientSession:
-    """As many connections as there are calls, no cookies, no proxies from the environment."""
+    """A connection for each call, no cookies, no proxies from the environment.
+
+    Connections are not kept: under load a llama-server closes idle ones without a word (docs/decisions/0004), and
+    a call that meets such a one fails without anybody knowing whether it was begun.
+    """
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE),
+        connector=aiohttp.TCPConnector(limit=0, force_close=True),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
         auto_decompress=False,
