@@ -17,6 +17,9 @@ class TokenAuthentication(JWTAuthentication):
     Raises InvalidApiKey, TokenExpired or AccountSuspended; a call without a token is InvalidApiKey, too.
     """
 
+    def __init__(self) -> None:
+        """One is made for each call, and SimpleJWT's would look the user model up, which only its get_user needs."""
+
     def authenticate(self, request: Request) -> tuple[Caller, Token]:  # type: ignore[override]  # never None
         token = self.token_of(request)
         credential = credential_of(token)

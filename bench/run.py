@@ -13,13 +13,20 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-PLAIN, PACED, SERVER, PROXY = 18931, 18932, 18933, 18934  # ports
+PLAIN, PACED, STOCK_PORT, GATEWAY, PROXY = range(18931, 18936)
+CHAT = "/v1/chat/completions"
+ROUNDS = 5
+STOCK = "stock Django ASGI, default middleware, trivial view"
+LANE = "gateway: /health, the bare relay lane"
+CALL = "gateway: a relayed call through the full gate"
+NGINX = "nginx, as a proxy that asks nobody anything"
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -79,15 +86,18 @@ def measure(
     return (cpu_of(pid) - before) * 1e6 / (told["events"] if stream else total)
 
 
-def uvicorn(application: str) -> list[str]:
-    options = ["--port", str(SERVER), "--no-access-log", "--log-level", "warning", "--no-proxy-headers"]
+def uvicorn(application: str, port: int) -> list[str]:
+    options = ["--port", str(port), "--no-access-log", "--log-level", "warning", "--no-proxy-headers"]
     return pinned(0, sys.executable, "-m", "uvicorn", application, *options)
 
 
-def nginx(folder: Path, upstream: int) -> list[str] | None:
+@contextmanager
+def running_nginx(folder: Path, upstream: int) -> Iterator[int | None]:
+    """Nginx in front of a stand-in; None where it is not installed."""
     program = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
     if program is None:
-        return None
+        yield None
+        return
     config = folder / f"nginx-{upstream}.conf"
     config.write_text(
         f"daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;\n"
@@ -97,7 +107,8 @@ def nginx(folder: Path, upstream: int) -> list[str] | None:
         f" server {{ listen 127.0.0.1:{PROXY}; location / {{ proxy_pass http://llama; proxy_http_version 1.1;\n"
         '  proxy_set_header Connection ""; proxy_buffering off; } } }\n'
     )
-    return pinned(0, program, "-c", str(config), "-p", str(folder))
+    with running(pinned(0, program, "-c", str(config), "-p", str(folder)), PROXY, "/v1/models") as pid:
+        yield pid
 
 
 def gateway_env(folder: Path) -> dict[str, str]:
@@ -119,56 +130,67 @@ def gateway_env(folder: Path) -> dict[str, str]:
     return {**env, "TOKEN": made.stdout.strip()}
 
 
-def main() -> None:
-    calls = int(os.environ.get("BENCH_CALLS", "5000"))
-    chat, mock = "/v1/chat/completions", str(HERE / "mock_llama.py")
-    rows: list[tuple[str, float, float | None]] = []  # what, us per request, us per event
+class Bench:
+    """The rows of the table, measured in an environment of their own."""
 
-    def row(what: str, each: Callable[[], tuple[float, float | None]]) -> None:
-        print(f"measuring {what} ...", file=sys.stderr)
-        rows.append((what, *each()))
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.env = gateway_env(folder)
+        self.token = self.env["TOKEN"]
+        self.calls = int(os.environ.get("BENCH_CALLS", "3000"))
+        self.rows: dict[str, list[float]] = {STOCK: [], LANE: [], CALL: [], NGINX: []}  # us per request, of each round
+        self.events: dict[str, float] = {}  # us per event
 
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        env = gateway_env(folder)
-        token = env["TOKEN"]
-        paced = {**env, "LLAMA_SERVERS": f"http://127.0.0.1:{PACED}"}
+    def measure_calls(self) -> None:
+        """All servers are up, and one at a time is under load, in turn, so that they share the machine's moods."""
         with (
-            running(pinned(1, sys.executable, mock, str(PLAIN), "1", "0"), PLAIN, "/v1/models"),
-            running(pinned(1, sys.executable, mock, str(PACED), "100", "0.02"), PACED, "/v1/models"),
+            running(uvicorn("bench.stock_django:application", STOCK_PORT), STOCK_PORT, "/hello") as stock,
+            running(uvicorn("llmgateway.asgi:application", GATEWAY), GATEWAY, "/health", **self.env) as own,
+            running_nginx(self.folder, PLAIN) as proxy,
         ):
-            with running(uvicorn("bench.stock_django:application"), SERVER, "/hello") as pid:
-                row(
-                    "stock Django ASGI, default middleware, trivial view",
-                    lambda: (measure(pid, SERVER, "/hello", 32, calls), None),
-                )
-            with running(uvicorn("llmgateway.asgi:application"), SERVER, "/health", **env) as pid:
-                row(
-                    "gateway: /health (the bare relay lane)", lambda: (measure(pid, SERVER, "/health", 32, calls), None)
-                )
-                whole = measure(pid, SERVER, chat, 32, calls, token)
-            with running(uvicorn("llmgateway.asgi:application"), SERVER, "/health", **paced) as pid:
-                event = measure(pid, SERVER, chat, 100, 400, token, stream=True)
-            rows.append(("gateway: relayed call, full gate", whole, event))
-            for upstream in (PLAIN, PACED):
-                if command := nginx(folder, upstream):
-                    with running(command, PROXY, "/v1/models") as pid:
-                        if upstream == PLAIN:
-                            plain = measure(pid, PROXY, chat, 32, calls, token)
-                        else:
-                            rows.append(
-                                ("nginx as a proxy", plain, measure(pid, PROXY, chat, 100, 400, token, stream=True))
-                            )
-    report(rows)
+            for number in range(ROUNDS):
+                print(f"round {number + 1} of {ROUNDS} ...", file=sys.stderr)
+                self.rows[STOCK].append(measure(stock, STOCK_PORT, "/hello", 32, self.calls))
+                self.rows[LANE].append(measure(own, GATEWAY, "/health", 32, self.calls))
+                self.rows[CALL].append(measure(own, GATEWAY, CHAT, 32, self.calls, self.token))
+                if proxy:
+                    self.rows[NGINX].append(measure(proxy, PROXY, CHAT, 32, self.calls))
+
+    def measure_streams(self) -> None:
+        print("streams ...", file=sys.stderr)
+        env = {**self.env, "LLAMA_SERVERS": f"http://127.0.0.1:{PACED}"}
+        with (
+            running(uvicorn("llmgateway.asgi:application", GATEWAY), GATEWAY, "/health", **env) as own,
+            running_nginx(self.folder, PACED) as proxy,
+        ):
+            self.events[CALL] = measure(own, GATEWAY, CHAT, 100, 400, self.token, stream=True)
+            if proxy:
+                self.events[NGINX] = measure(proxy, PROXY, CHAT, 100, 400, stream=True)
+
+    def report(self) -> None:
+        print(
+            f"{'CPU of the server process, median of ' + str(ROUNDS):54}{'us/request':>12}{'ratio':>8}{'us/event':>10}"
+        )
+        baseline = median(self.rows[STOCK])
+        for what, rounds in self.rows.items():
+            if rounds:
+                event = f"{self.events[what]:10.0f}" if what in self.events else ""
+                print(f"{what:54}{median(rounds):12.0f}{median(rounds) / baseline:8.2f}{event}")
+        if not self.rows[NGINX]:
+            print("nginx is not installed, so its row is missing: apt-get install nginx-light")
 
 
-def report(rows: list[tuple[str, float, float | None]]) -> None:
-    print(f"{'CPU of the server process':56}{'us/request':>12}{'ratio':>8}{'us/event':>10}")
-    for what, request, event in rows:
-        ratio = request / rows[0][1]
-        print(f"{what:56}{request:12.0f}{ratio:8.2f}" + (f"{event:10.0f}" if event is not None else ""))
-    if not any(what.startswith("nginx") for what, *_ in rows):
-        print("nginx is not installed, so its rows are missing: apt-get install nginx")
+def main() -> None:
+    mock = str(HERE / "mock_llama.py")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running(pinned(1, sys.executable, mock, str(PLAIN), "1", "0"), PLAIN, "/v1/models"),
+        running(pinned(1, sys.executable, mock, str(PACED), "100", "0.02"), PACED, "/v1/models"),
+    ):
+        bench = Bench(Path(folder))
+        bench.measure_calls()
+        bench.measure_streams()
+        bench.report()
 
 
 if __name__ == "__main__":

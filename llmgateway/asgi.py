@@ -6,6 +6,7 @@
 LANES=relay or LANES=default runs one of them alone, for sites that keep the admin's work away from the streams.
 """
 
+import gc
 import os
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -56,6 +57,8 @@ class Lanes:
             await send({"type": "lifespan.startup.failed", "message": f"The settings are dangerous.\n{sentences}"})
             return
         await gateway().start()
+        gc.collect()
+        gc.freeze()  # what is loaded now stays: a full collection would stop all streams for as long as it looks at it
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await gateway().stop()

@@ -86,15 +86,15 @@ def request_series(endpoint: str, status: int, tier: str) -> tuple[Any, Any]:
 class DjangoMetrics(AsyncMiddleware):
     """django-prometheus's series of requests, responses and latency, for the lane that its middleware is not on."""
 
-    async def __call__(self, request: HttpRequest) -> HttpResponseBase:
+    async def __call__(self, request: Any) -> HttpResponseBase:
         own = Metrics.get_instance()
         own.requests_total.inc()
         began = perf_counter()
         response = await self.get_response(request)
         own.responses_total.inc()
         own.requests_latency_before.observe(perf_counter() - began)
-        scheme = "https" if request.is_secure() else "http"
-        requests, latency = django_series(route_of(request), request.method or "", scheme, response.status_code)
+        scheme = request.scope["scheme"]
+        requests, latency = django_series(route_of(request), request.method, scheme, response.status_code)
         for series in requests:
             series.inc()
         latency.observe(perf_counter() - began)

@@ -8,6 +8,7 @@ on the event loop, however the request ends.
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing, suppress
+from functools import lru_cache
 from io import BytesIO
 from typing import Any
 
@@ -26,6 +27,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 LINGER = 2.0  # seconds that the rest of a refused body is still taken in, so that its sender reads the answer
+
+
+resolve = lru_cache(maxsize=256)(get_resolver().resolve)  # only what is found is remembered
 
 
 class RelayRequest(ASGIRequest):
@@ -99,7 +103,7 @@ class RelayLane(ASGIHandler):
     async def call_view(self, request: RelayRequest) -> HttpResponseBase:
         """The innermost step: read the body, find the view, call it. Every error becomes an answer here."""
         try:
-            match = get_resolver().resolve(request.path_info)
+            match = resolve(request.path_info)
             request.resolver_match = match
             await request.read_body(settings.MAX_BODY_BYTES)
             request.watch()
