@@ -1,13 +1,13 @@
 """The relay lane: Django's ASGI handler without its threads, signals and browser middleware.
 
 One request comes in here, meets the same URLs, views and policy classes as on the default lane, and leaves. What
-it opens on its way (a lease, a connection) is closed by `request.endings`, an AsyncExitStack that is unwound once,
-on the event loop, however the request ends.
+it opens on its way (a lease, a connection) is closed by `request.endings`, which is unwound once, on the event
+loop, however the request ends.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack, aclosing, suppress
+from contextlib import aclosing, suppress
 from functools import lru_cache
 from io import BytesIO
 from typing import Any
@@ -20,6 +20,7 @@ from django.urls import get_resolver
 from django.utils.module_loading import import_string
 
 from proxy.answers import EventStream, answer_to, asgi_start, send_whole
+from proxy.endings import Endings
 from proxy.errors import RequestTooLarge
 
 Message = dict[str, Any]
@@ -38,7 +39,7 @@ class RelayRequest(ASGIRequest):
     def __init__(self, scope: Message, receive: Receive) -> None:
         super().__init__(scope, BytesIO())
         self.receive = receive
-        self.endings = AsyncExitStack()
+        self.endings = Endings()
         self.client_left = False
 
     async def read_body(self, limit: int) -> None:
@@ -98,7 +99,7 @@ class RelayLane(ASGIHandler):
             if not request.client_left:
                 raise
         finally:
-            await asyncio.shield(request.endings.aclose())
+            await request.endings.unwind()
 
     async def call_view(self, request: RelayRequest) -> HttpResponseBase:
         """The innermost step: read the body, find the view, call it. Every error becomes an answer here."""
@@ -119,10 +120,11 @@ class RelayLane(ASGIHandler):
             async with aclosing(response.events) as events:  # type: ignore[type-var]  # an asynchronous generator
                 async for part in events:
                     await send({"type": "http.response.body", "body": part, "more_body": True})
+            await request.endings.unwind()  # before the end is told: to the server, a finished client has left
             await send({"type": "http.response.body"})
             return
         assert isinstance(response, HttpResponse)
-        await request.endings.aclose()  # whoever reads the answer may call again at once
+        await request.endings.unwind()  # whoever reads the answer may call again at once
         if response.status_code == RequestTooLarge.status:
             await send(asgi_start(response))
             await send({"type": "http.response.body", "body": response.content, "more_body": True})

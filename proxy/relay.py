@@ -2,13 +2,14 @@
 
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import orjson
 
 from accounts.errors import GatewayError
 
+from .endings import Endings
 from .errors import UpstreamError
 from .events import DONE, EventSplitter, event_of, is_plain, payload, without_hidden
 from .folding import Fold
@@ -25,7 +26,7 @@ Several = AsyncGenerator[Events, None]
 class Relay:
     """One call at one upstream. What it opens is closed by `endings`, however the call ends."""
 
-    def __init__(self, pool: Pool, endings: AsyncExitStack) -> None:
+    def __init__(self, pool: Pool, endings: Endings) -> None:
         self.pool = pool
         self.endings = endings
         self.upstream: Upstream | None = None
@@ -46,13 +47,16 @@ class Relay:
         """The answer to a caller who asked for a stream, once its first event is there: until then errors raise."""
         with self.faults_counted():
             events = await self.open(path, model, body)
-            first = tidied(await anext(events), include_usage=include_usage)
-        return self.rest(first, events, include_usage=include_usage)
+            first = await anext(events)
+            tidy = tidied(first, include_usage=include_usage)
+        return self.rest(tidy, events, include_usage=include_usage, is_all=first[-1] == DONE)
 
-    async def rest(self, first: bytes, events: Several, *, include_usage: bool) -> AsyncIterator[bytes]:
+    async def rest(self, first: bytes, events: Several, *, include_usage: bool, is_all: bool) -> AsyncIterator[bytes]:
         """The events, tidied, as they come. From now on a fault is an error event, and the end."""
-        yield first
         try:
+            if is_all:
+                await self.endings.unwind()
+            yield first
             with self.faults_counted():
                 async for several in events:
                     if several[-1] == DONE:

@@ -1,0 +1,16 @@
+"""What a request must give back when it ends: leases, places, connections."""
+
+import asyncio
+from contextlib import AsyncExitStack, suppress
+
+
+class Endings(AsyncExitStack):
+    """An exit stack that is unwound once, on the event loop, to its end, whoever cancels meanwhile."""
+
+    async def unwind(self) -> None:
+        """Close all, last opened first. Later calls find nothing left to do."""
+        unwinding = asyncio.ensure_future(self.aclose())
+        while not unwinding.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.shield(unwinding)
+        unwinding.result()
