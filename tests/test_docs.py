@@ -1,0 +1,103 @@
+"""Documentation and architecture, kept true."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client import REGISTRY
+
+from accounts.errors import GatewayError
+from proxy import answers, metrics  # noqa: F401  # what they define is looked for below
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
+REQUEST = (ROOT / "docs" / "request.md").read_text()
+CODE = [path for app in ("accounts", "llmgateway", "proxy") for path in sorted((ROOT / app).rglob("*.py"))]
+
+
+def environment() -> set[str]:
+    """The names that the settings read."""
+    read = re.findall(r'env\.\w+\(\s*"(\w+)"', (ROOT / "llmgateway" / "settings.py").read_text())
+    return {*read, *re.findall(r'os\.environ\.get\("(\w+)"', (ROOT / "llmgateway" / "env.py").read_text())}
+
+
+def error_codes() -> set[str]:
+    def below(cls: type[GatewayError]) -> set[str]:
+        return {cls.code}.union(*(below(each) for each in cls.__subclasses__() if each.__module__ != "proxy.upstream"))
+
+    return below(GatewayError)
+
+
+def own_metrics() -> set[str]:
+    names = {metric.name: metric.type for metric in REGISTRY.collect() if metric.name.startswith("api_")}
+    return {f"{name}_total" if kind == "counter" else name for name, kind in names.items()}
+
+
+def imports(path: Path) -> set[str]:
+    """The modules that a file imports at any place, relative ones by their full name."""
+    package = path.relative_to(ROOT).parent.parts
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            found.add(".".join([*base, *filter(None, [node.module])]))
+    return found
+
+
+def test_every_setting_is_in_the_readme_and_no_other():
+    documented = set(re.findall(r"^\| `([A-Z_]+)` \|", README, re.MULTILINE))
+    assert documented == environment()
+
+
+def test_every_error_code_is_in_the_readme_and_no_other():
+    documented = set(re.findall(r"^\| \d{3} \| `(\w+)` \|", README, re.MULTILINE))
+    assert documented == error_codes()
+
+
+def test_every_metric_is_in_the_operations_guide():
+    documented = set(re.findall(r"^\| `(api_\w+)", OPERATIONS, re.MULTILINE))
+    assert documented == own_metrics()
+
+
+@pytest.mark.parametrize("text", [README, REQUEST, OPERATIONS], ids=["README", "request", "operations"])
+def test_files_that_are_named_exist(text):
+    named = re.findall(r"`((?:accounts|proxy|llmgateway|docs|examples|tests)/[\w/.]*)`", text)
+    linked = re.findall(r"\]\(([^)#]+)\)", text)
+    missing = [name for name in named if not (ROOT / name).exists()]
+    missing += [link for link in linked if not ((ROOT / link).exists() or (ROOT / "docs" / link).exists())]
+    assert not missing
+
+
+def test_the_walk_through_a_request_names_the_gates_in_their_order():
+    dispatch = (ROOT / "proxy" / "gates.py").read_text().split("async def dispatch")[1].split("except")[0]
+    gates = re.findall(r"await self\.(\w+)\(", dispatch)
+    assert gates == ["authenticate", "parse", "permit", "throttle"]
+    assert re.findall(r"^   - \*(\w+)\*", REQUEST, re.MULTILINE) == gates
+
+
+@pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_down_only(path):
+    app = path.relative_to(ROOT).parts[0]
+    banned = {"accounts": {"proxy", "llmgateway", "httpx", "aiohttp", "redis"}, "proxy": {"llmgateway"}}.get(app, set())
+    assert not {name.split(".")[0] for name in imports(path)} & banned
+
+
+@pytest.mark.parametrize("name", ["windows", "calls", "events", "folding", "errors", "endings"])
+def test_policy_is_pure(name):
+    top = {each.split(".")[0] for each in imports(ROOT / "proxy" / f"{name}.py")}
+    assert not top & {"django", "rest_framework", "httpx", "aiohttp", "redis"}
+
+
+@pytest.mark.parametrize("vendor", ["httpx", "aiohttp", "httpx_aiohttp"])
+def test_one_module_knows_the_http_client(vendor):
+    knowing = [path.name for path in CODE if vendor in {name.split(".")[0] for name in imports(path)}]
+    assert knowing == ["upstream.py"]
+
+
+def test_every_decision_has_its_status():
+    for path in (ROOT / "docs" / "decisions").glob("*.md"):
+        assert re.search(r"^Status: accepted, \d{4}-\d\d-\d\d", path.read_text(), re.MULTILINE), path.name
