@@ -23,8 +23,27 @@ from .usage import usage_reader
 admin.site.site_header = "llmgateway"
 admin.site.site_title = "llmgateway"
 admin.site.index_title = "Who may call, and how much"
-admin.site.empty_value_display = "no limit"
 admin.site.unregister(Group)
+
+NO_WRAP = '<span style="white-space: nowrap">{} of {} {} this {} {}</span>'
+
+
+class NamesField(forms.CharField):
+    """A list of names, one on each line. None where there are none."""
+
+    widget = forms.Textarea(attrs={"rows": 3, "cols": 40})
+
+    def prepare_value(self, value: Any) -> Any:
+        return "\n".join(value) if isinstance(value, list) else value
+
+    def to_python(self, value: Any) -> Any:
+        return (value or "").split() or None
+
+
+class TierForm(forms.ModelForm):
+    allowed_models = NamesField(
+        required=False, help_text="Models that this tier may use, one on each line. Empty: all."
+    )
 
 
 class TierQuotas(admin.TabularInline):
@@ -39,6 +58,8 @@ class UserQuotas(TierQuotas):
 
 @admin.register(Tier)
 class TierAdmin(admin.ModelAdmin):
+    form = TierForm
+    empty_value_display = "no limit"
     list_display = [
         "name",
         "weight",
@@ -92,7 +113,7 @@ class UserAdmin(DjangoUserAdmin):
             return None
         rows = usage_reader().remaining(user.pk, user.tier_id)
         lines = ((row.used, "∞" if row.limit is None else row.limit, row.metric, row.window, row.model) for row in rows)
-        return format_html_join(SafeString("<br>"), "{} of {} {} this {} {}", lines) or None
+        return format_html_join(SafeString("<br>"), NO_WRAP, lines) or None
 
     @admin.action(description="Suspend: end tokens and refuse calls")
     def suspend(self, request: HttpRequest, users: Any) -> None:

@@ -116,6 +116,7 @@ WHITENOISE_USE_FINDERS = True  # serves the admin's files from where they are in
 USE_TZ = True
 TIME_ZONE = "UTC"
 USE_I18N = False
+DATETIME_FORMAT = "Y-m-d H:i"
 SECURE_REDIRECT_EXEMPT = [r"^metrics$"]
 # WhiteNoise has no asynchronous file response yet; its files are small and the default lane's alone.
 warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous iterators")

@@ -46,8 +46,16 @@ def test_the_list_of_tiers_tells_quotas_and_members(page):
 
 
 def test_a_mistake_in_a_tier_is_told_beside_its_field(page):
-    assert "list of model names" in page("tier_add", name="x", weight=1, allowed_models="5", **INLINE).content.decode()
+    assert "greater than or equal to 1" in page("tier_add", name="x", weight=0, **INLINE).content.decode()
     assert not Tier.objects.filter(name="x").exists()
+
+
+@pytest.mark.parametrize(("typed", "kept"), [("", None), ("m", ["m"]), (" m \r\n n\r\n", ["m", "n"])])
+def test_the_models_of_a_tier_are_typed_one_on_a_line(page, typed, kept):
+    page("tier_add", name="x", weight=1, allowed_models=typed, **INLINE)
+    tier = Tier.objects.get(name="x")
+    assert tier.allowed_models == kept
+    assert f">\n{chr(10).join(kept or [])}</textarea>" in page("tier_change", tier.pk).content.decode()
 
 
 def test_a_user_is_made_on_the_default_tier_unless_another_is_chosen(page):
