@@ -41,9 +41,7 @@ class NamesField(forms.CharField):
 
 
 class TierForm(forms.ModelForm):
-    allowed_models = NamesField(
-        required=False, help_text="Models that this tier may use, one on each line. Empty: all."
-    )
+    allowed_models = NamesField(required=False, help_text="Those this tier may use, one on each line. Empty: all.")
 
 
 class TierQuotas(admin.TabularInline):

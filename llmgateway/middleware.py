@@ -1,6 +1,5 @@
 """What both lanes do around every request: name it, count it, time it."""
 
-import uuid
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from time import perf_counter
@@ -13,6 +12,7 @@ from django.middleware import common
 from django_prometheus.middleware import Metrics
 
 from proxy import metrics
+from proxy.answers import new_request_id
 
 GetResponse = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
 
@@ -34,7 +34,7 @@ class RequestId(AsyncMiddleware):
     """Gives each request an id of ours, never the client's, and says it in the answer."""
 
     async def __call__(self, request: Any) -> HttpResponseBase:
-        request.id = f"req_{uuid.uuid4().hex}"
+        request.id = new_request_id()
         response = await self.get_response(request)
         response["x-request-id"] = request.id
         return response

@@ -1,6 +1,7 @@
 """The one place that turns errors into answers, and answers into what ASGI sends."""
 
 import logging
+import uuid
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -99,6 +100,11 @@ def asgi_start(response: HttpResponseBase) -> dict[str, Any]:
     return {"type": "http.response.start", "status": response.status_code, "headers": headers}
 
 
+def new_request_id() -> str:
+    return f"req_{uuid.uuid4().hex}"
+
+
 async def send_whole(response: HttpResponse, send: Any) -> None:
+    response.headers.setdefault("x-request-id", new_request_id())
     await send(asgi_start(response))
     await send({"type": "http.response.body", "body": response.content})

@@ -125,17 +125,18 @@ class Call:
         )
 
     def body(self, model: str, max_output_tokens: int | None) -> bytes:
-        """The body to send upstream: always a stream with usage, so that a leaving client frees its slot."""
+        """The body to send upstream: always a stream with usage, so that a leaving client frees its slot.
+
+        Raises InvalidValue where it is nested too deeply to be written.
+        """
         limits = [limit for limit in (self.max_tokens, max_output_tokens) if limit is not None]
-        return orjson.dumps(
-            {
-                **self.fields,
-                "model": model,
-                "stream": True,
-                "stream_options": {"include_usage": True},
-                **({"max_tokens": min(limits)} if limits else {}),
-            }
-        )
+        body = {**self.fields, "model": model, "stream": True, "stream_options": {"include_usage": True}}
+        if limits:
+            body["max_tokens"] = min(limits)
+        try:
+            return orjson.dumps(body)
+        except orjson.JSONEncodeError as exc:
+            raise InvalidValue("The body is nested too deeply.") from exc
 
 
 def parse_object(body: bytes) -> dict[str, Any]:

@@ -49,8 +49,14 @@ def check_llama_servers(**_: Any) -> list[CheckMessage]:
 
 @register
 def check_lanes(**_: Any) -> list[CheckMessage]:
-    if settings.LANES in ("both", "relay", "default"):
+    if settings.LANES == "both":
         return []
+    if settings.LANES not in ("relay", "default"):
+        return [Error(f"LANES is '{settings.LANES}'.", hint="Set it to both, relay or default.", id="proxy.E003")]
     return [
-        Error(f"LANES is '{settings.LANES}'.", hint="Set it to both, relay or default.", id="proxy.E003"),
+        Warning(
+            f"LANES={settings.LANES} parts what is counted from who shows it: the admin and /auth/me will see no use.",
+            hint="Run both lanes in one process until limits are counted in Redis.",
+            id="proxy.W002",
+        )
     ]

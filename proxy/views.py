@@ -19,13 +19,14 @@ class ChatCompletions(GatedView):
     async def parse(self, request: Request) -> None:
         self.call = Call.parse_chat(request._request.body)
         self.model = self.gateway.pool.resolve(self.call.model, settings.DEFAULT_MODEL)
+        self.body = self.call.body(self.model, self.tier.max_output_tokens)
 
     async def post(self, request: Request) -> HttpResponseBase:
         relay = Relay(self.gateway.pool, request._request.endings)  # type: ignore[attr-defined]  # a RelayRequest
-        path, body = "/v1/chat/completions", self.call.body(self.model, self.tier.max_output_tokens)
+        sent = "/v1/chat/completions", self.model, self.body
         if self.call.stream:
-            return EventStream(await relay.stream(path, self.model, body, include_usage=self.call.include_usage))
-        return json_answer(await relay.whole(path, self.model, body))
+            return EventStream(await relay.stream(*sent, include_usage=self.call.include_usage))
+        return json_answer(await relay.whole(*sent))
 
 
 class Models(GatedView):

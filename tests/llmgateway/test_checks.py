@@ -30,6 +30,7 @@ def test_the_defaults_are_safe(settings):
         ({"LLAMA_SERVERS": ("127.0.0.1:8080",)}, "proxy.E002"),
         ({"LLAMA_SERVERS": ("http://127.0.0.1:8080/v1",)}, "proxy.E002"),
         ({"LANES": "fast"}, "proxy.E003"),
+        ({"LANES": "relay"}, "proxy.W002"),
         ({"REDIS_URL": "redis://x"}, "proxy.W001"),
     ],
 )

@@ -92,6 +92,11 @@ def test_an_unknown_model(bob, chat):
     assert said(chat(bob, model="gpt-99")) == (404, "model_not_found")
 
 
+def test_a_body_nested_deeper_than_json_is_written(bob, http):
+    deep = b'{"messages":[{"role":"user","content":"Hi"}],"json_schema":' + b'{"a":' * 400 + b"1" + b"}" * 401
+    assert said(http.post("/v1/chat/completions", headers=bob.headers, content=deep)) == (400, "invalid_value")
+
+
 def test_no_token(http):
     response = http.post("/v1/chat/completions", json={"messages": HI})
     assert said(response) == (401, "invalid_api_key")
@@ -262,7 +267,7 @@ def test_a_body_of_just_the_limit_is_taken(bob, http, small_bodies):
 
 def test_a_body_too_large_for_the_default_lane(http):
     response = http.post("/auth/token", content=b"x" * (settings.DATA_UPLOAD_MAX_MEMORY_SIZE + 1))
-    assert (response.status_code, response.json()["error"]["code"]) == (413, "request_too_large")
+    assert said(response) == (413, "request_too_large")
 
 
 def test_what_nobody_foresaw_is_a_500_that_tells_nothing(bob, chat, monkeypatch):
