@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
+from typing import IO
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -39,16 +40,20 @@ def pinned(core: int, *command: str) -> list[str]:
 @contextmanager
 def running(command: list[str], port: int, path: str, **env: str) -> Iterator[int]:
     """A server, from when it answers to the end of the block. Gives its process id."""
-    process = subprocess.Popen(command, env={**os.environ, **env}, cwd=ROOT, stdout=subprocess.DEVNULL)
-    try:
-        wait_for(f"http://127.0.0.1:{port}{path}", process)
-        yield process.pid
-    finally:
-        process.terminate()
-        process.wait()
+    with (
+        tempfile.TemporaryFile() as log,
+        subprocess.Popen(
+            command, env={**os.environ, **env}, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=log
+        ) as process,
+    ):
+        try:
+            wait_for(f"http://127.0.0.1:{port}{path}", process, log)
+            yield process.pid
+        finally:
+            process.terminate()
 
 
-def wait_for(url: str, process: "subprocess.Popen[bytes]") -> None:
+def wait_for(url: str, process: "subprocess.Popen[bytes]", log: IO[bytes]) -> None:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -58,7 +63,8 @@ def wait_for(url: str, process: "subprocess.Popen[bytes]") -> None:
             return
         except OSError:
             time.sleep(0.05)
-    sys.exit(f"Nothing answers at {url}. See the lines above.")
+    log.seek(0)
+    sys.exit(f"Nothing answers at {url}. The server said:\n{log.read().decode(errors='replace')[-2000:]}")
 
 
 def cpu_of(pid: int) -> float:

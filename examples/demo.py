@@ -141,7 +141,15 @@ def start_everything(port: int, processes: Processes) -> tuple[dict[str, str], s
     manage(env, "shell", "-v0", "-c", f"CREDENTIALS = {str(CREDENTIALS)!r}\n{MAKE_USERS}")
     processes.wait_for(lambda: ask(f"http://127.0.0.1:{llama}/v1/models"))
     say("Starting the gateway")
-    server = ["-m", "uvicorn", "llmgateway.asgi:application", "--port", str(port), "--no-proxy-headers"]
+    server = [
+        "-m",
+        "uvicorn",
+        "llmgateway.asgi:application",
+        "--port",
+        str(port),
+        "--no-proxy-headers",
+        "--no-access-log",
+    ]
     processes.start("gateway", env, *server)
     processes.wait_for(lambda: ask(f"{base}/health"))
     say("Asking the model through the gateway")

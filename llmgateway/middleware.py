@@ -1,5 +1,6 @@
 """What both lanes do around every request: name it, count it, time it."""
 
+import logging
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from time import perf_counter
@@ -14,7 +15,11 @@ from django_prometheus.middleware import Metrics
 from proxy import metrics
 from proxy.answers import new_request_id
 
+from .addresses import client_address
+
 GetResponse = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
+
+access = logging.getLogger("llmgateway.access")
 
 CLIENT_LEFT = 499  # nginx's number for a request whose client left before it was answered
 
@@ -41,7 +46,7 @@ class RequestId(AsyncMiddleware):
 
 
 class RequestMetrics(AsyncMiddleware):
-    """api_requests_total and api_request_duration_seconds, recorded when the answer has ended."""
+    """One line in the log, api_requests_total and api_request_duration_seconds, once the answer has ended."""
 
     async def __call__(self, request: Any) -> HttpResponseBase:
         outcome = Outcome(request)
@@ -56,7 +61,7 @@ class RequestMetrics(AsyncMiddleware):
 
 
 class Outcome:
-    """What became of a request, for the metrics."""
+    """What became of a request, for the log and the metrics."""
 
     def __init__(self, request: Any) -> None:
         self.request = request
@@ -64,10 +69,15 @@ class Outcome:
         self.began = perf_counter()
 
     def record(self) -> None:
+        seconds = perf_counter() - self.began
         endpoint, tier = route_of(self.request), getattr(self.request, "tier_name", "none")
         count, duration = request_series(endpoint, self.status, tier)
         count.inc()
-        duration.observe(perf_counter() - self.began)
+        duration.observe(seconds)
+        if access.isEnabledFor(logging.INFO):
+            caller, address = getattr(self.request, "caller_name", "-"), client_address(self.request.scope)
+            told = (self.request.id, address, self.request.method, endpoint, self.status, caller, tier, seconds * 1000)
+            access.info("%s %s %s %s %s user=%s tier=%s %.0fms", *told)
 
 
 def route_of(request: HttpRequest) -> str:

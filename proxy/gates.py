@@ -87,7 +87,7 @@ class GatedView(APIView):
             caller, token = await authentication().aauthenticate(request, self.gateway.snapshot)
             request.user, request.auth = caller, token
             self.tier = self.gateway.snapshot.policies.tiers[caller.tier_id]
-            request._request.tier_name = self.tier.name  # type: ignore[attr-defined]  # for the metrics
+            vars(request._request).update(tier_name=self.tier.name, caller_name=caller.username)  # for log and metrics
 
     async def parse(self, request: Request) -> None:
         """Read what is asked for. A view that takes a body overrides this."""

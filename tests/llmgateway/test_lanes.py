@@ -1,6 +1,8 @@
 """The two lanes, seen from outside."""
 
 import asyncio
+import logging
+import re
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +43,24 @@ def test_each_answer_has_an_id_of_its_own_and_never_the_clients(http):
     ids |= {http.get("/auth/me", headers={"x-request-id": "mine"}).headers["x-request-id"] for _ in range(3)}
     assert len(ids) == 6
     assert all(each.startswith("req_") for each in ids)
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("/v1/models", "GET models 200 user={name} tier=enterprise"),
+        ("/v1/nope?secret", "GET unknown 404 user=- tier=none"),
+        ("/auth/me", "GET me 200 user=- tier=none"),
+    ],
+)
+def test_each_request_is_one_line_of_the_log_with_its_id(http, bob, caplog, path, told):
+    with caplog.at_level(logging.INFO, "llmgateway.access"):
+        response = http.get(path, headers=bob.headers)
+        wait_until(lambda: caplog.messages, "it was logged")
+    assert len(caplog.messages) == 1
+    line = caplog.messages[0]
+    assert line.startswith(f"{response.headers['x-request-id']} 127.0.0.1 {told.format(name=bob.user.username)} ")
+    assert re.fullmatch(r"\d+ms", line.rsplit(" ", 1)[1])
 
 
 def test_the_default_lane_takes_two_threads_beside_the_relay(http):
