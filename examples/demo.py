@@ -1,6 +1,6 @@
 """`make demo`: everything at once. A real llama-server, the gateway, an admin and one user per tier.
 
-Usage: demo.py [--port 8000]. Prints what to open and what to paste; Ctrl-C stops all. Data is kept in var/demo/.
+Usage: demo.py [--port 8000]. Prints what to open and what to paste; Ctrl-C stops all.
 """
 
 import argparse
@@ -19,8 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-DATA = ROOT / "var" / "demo"
-CREDENTIALS = DATA / "credentials.json"  # what examples/tour.py signs in with
 USERS = ("admin", "free", "premium", "enterprise")
 MAKE_USERS = """
 import json
@@ -65,10 +63,11 @@ def manage(env: dict[str, str], *arguments: str) -> None:
         raise Trouble(f"`manage.py {arguments[0]}` failed:\n{done.stderr.strip()[-2000:]}")
 
 
-def new_passwords() -> dict[str, str]:
+def new_passwords(credentials: Path) -> dict[str, str]:
+    """A password for each user, kept where examples/tour.py finds them."""
     passwords = {name: secrets.token_urlsafe(9) for name in USERS}
-    CREDENTIALS.touch(mode=0o600)
-    CREDENTIALS.write_text(json.dumps(passwords))
+    credentials.touch(mode=0o600)
+    credentials.write_text(json.dumps(passwords))
     return passwords
 
 
@@ -83,11 +82,12 @@ def ask(url: str, body: dict[str, object] | None = None, token: str = "") -> dic
 class Processes:
     """The servers of the demo, each in a process group of its own, so that none outlives it."""
 
-    def __init__(self) -> None:
+    def __init__(self, data: Path) -> None:
+        self.data = data
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, env: dict[str, str], *arguments: str) -> None:
-        with (DATA / f"{name}.log").open("wb") as log:
+        with (self.data / f"{name}.log").open("wb") as log:
             command = [sys.executable, *arguments]
             self.running[name] = subprocess.Popen(
                 command, cwd=ROOT, env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
@@ -96,8 +96,9 @@ class Processes:
     def check(self) -> None:
         for name, process in self.running.items():
             if process.poll() is not None:
-                tail = (DATA / f"{name}.log").read_text(errors="replace").strip()[-1500:]
-                raise Trouble(f"The {name} has stopped. Its last words, from var/demo/{name}.log:\n{tail}")
+                log = self.data / f"{name}.log"
+                tail = log.read_text(errors="replace").strip()[-1500:]
+                raise Trouble(f"The {name} has stopped. Its last words, from {log}:\n{tail}")
 
     def wait_for(self, what: Callable[[], object], within: float = 90.0) -> object:
         """Ask until there is an answer."""
@@ -108,7 +109,7 @@ class Processes:
                 return what()
             except OSError as exc:
                 if time.monotonic() > deadline:
-                    raise Trouble(f"No answer within {within:.0f} s: {exc}. The logs are in var/demo/.") from exc
+                    raise Trouble(f"No answer within {within:.0f} s: {exc}. The logs are in {self.data}.") from exc
                 time.sleep(0.1)
 
     def stop(self) -> None:
@@ -128,7 +129,7 @@ def start_everything(port: int, processes: Processes) -> tuple[dict[str, str], s
     base, llama = f"http://127.0.0.1:{port}", free_port()
     env = {
         **os.environ,
-        "DATABASE_URL": f"sqlite:///{DATA / 'demo.sqlite3'}",
+        "DATABASE_URL": f"sqlite:///{processes.data / 'demo.sqlite3'}",
         "LLAMA_SERVERS": f"http://127.0.0.1:{llama}",
         "REDIS_URL": "",
         "LANES": "both",
@@ -137,8 +138,9 @@ def start_everything(port: int, processes: Processes) -> tuple[dict[str, str], s
     processes.start("llama-server", env, "examples/llama_server.py", "--port", str(llama))
     say("Preparing the database, the tiers and the users")
     manage(env, "migrate", "-v0")
-    passwords = new_passwords()
-    manage(env, "shell", "-v0", "-c", f"CREDENTIALS = {str(CREDENTIALS)!r}\n{MAKE_USERS}")
+    credentials = processes.data / "credentials.json"
+    passwords = new_passwords(credentials)
+    manage(env, "shell", "-v0", "-c", f"CREDENTIALS = {str(credentials)!r}\n{MAKE_USERS}")
     processes.wait_for(lambda: ask(f"http://127.0.0.1:{llama}/v1/models"))
     say("Starting the gateway")
     server = [
@@ -180,13 +182,15 @@ def show(port: int, passwords: dict[str, str], said: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=8000)
-    port = parser.parse_args().port
+    parser.add_argument("--data", type=Path, default=ROOT / "var" / "demo", help="where database and logs are kept")
+    options = parser.parse_args()
+    port = options.port
     for signum in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.default_int_handler)  # as Ctrl-C
-    processes = Processes()
+    processes = Processes(options.data.resolve())
     try:
         check_port(port)
-        DATA.mkdir(parents=True, exist_ok=True)
+        processes.data.mkdir(parents=True, exist_ok=True)
         show(port, *start_everything(port, processes))
         while True:
             time.sleep(1)
