@@ -120,10 +120,10 @@ class UserAdmin(DjangoUserAdmin):
         self.message_user(request, f"{users.suspend()} suspended; their calls are refused within 2 seconds.")
 
     @admin.action(description="Reactivate: let them call and sign in again")
-    def reactivate(self, request: HttpRequest, users: QuerySet[User]) -> None:
+    def reactivate(self, request: HttpRequest, users: Any) -> None:
         for user in users:
             self.log_change(request, user, "Reactivated.")
-        self.message_user(request, f"{users.update(is_active=True)} reactivated; they must sign in again.")
+        self.message_user(request, f"{users.reactivate()} reactivated; they must sign in again.")
 
 
 class ApiKeyForm(forms.ModelForm):

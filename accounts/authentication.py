@@ -1,5 +1,7 @@
 """SimpleJWT authentication on both lanes: the same gates, fed by a query or by the snapshot."""
 
+import re
+
 from rest_framework.request import Request
 from rest_framework_simplejwt.authentication import JWTAuthentication
 from rest_framework_simplejwt.exceptions import ExpiredTokenError, TokenError
@@ -9,6 +11,8 @@ from rest_framework_simplejwt.tokens import Token
 from .callers import Caller, Credential, load_callers
 from .errors import AccountSuspended, InvalidApiKey, TokenExpired
 from .snapshot import Snapshot
+
+SID = re.compile(r"[0-9a-f]{32}")
 
 
 class TokenAuthentication(JWTAuthentication):
@@ -60,4 +64,7 @@ class TokenAuthentication(JWTAuthentication):
 def credential_of(token: Token) -> Credential:
     if token["token_type"] == "api_key":
         return Credential("api_key", token["jti"])
-    return Credential("sign_in", token["sid"])
+    sid = token.get("sid")
+    if not isinstance(sid, str) or not SID.fullmatch(sid):
+        raise InvalidApiKey("This token belongs to no sign-in. Get one at /auth/token.")
+    return Credential("sign_in", sid)

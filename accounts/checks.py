@@ -11,14 +11,16 @@ SAFE_KEY_BYTES = 32  # RFC 7518, 3.2: an HS256 key is at least as long as the ha
 
 @register
 def check_secret_key(**_: Any) -> list[CheckMessage]:
-    if settings.DEBUG or not settings.SECRET_KEY.lower().startswith(PLACEHOLDERS):
-        return []
+    keys = {"SECRET_KEY": settings.SECRET_KEY, "JWT_SIGNING_KEY": settings.JWT_SIGNING_KEY}
+    keys |= {f"Key {n} of JWT_RETIRED_KEYS": key for n, key in enumerate(settings.JWT_RETIRED_KEYS, 1)}
     return [
         Error(
-            "SECRET_KEY is a development one, so anyone can forge a session or a token.",
-            hint="Set SECRET_KEY to a long random string, or leave it out: then one is made and kept in var/.",
+            f"{name} is a development one, so anyone can forge a session or a token.",
+            hint="Set it to a long random string, or leave it out: then one is made.",
             id="accounts.E001",
         )
+        for name, key in keys.items()
+        if not settings.DEBUG and key.lower().startswith(PLACEHOLDERS)
     ]
 
 

@@ -64,6 +64,10 @@ class UserQuerySet(models.QuerySet["User"]):
         """Suspend these users and end their tokens. Their API keys work again once they are active."""
         return self.update(is_active=False, tokens_valid_from=timezone.now())
 
+    def reactivate(self) -> int:
+        """Let these users sign in and call again. Tokens from before stay dead, however they were suspended."""
+        return self.update(is_active=True, tokens_valid_from=timezone.now())
+
 
 class Users(UserManager.from_queryset(UserQuerySet)):  # type: ignore[misc]  # a class made at run time
     pass
@@ -88,6 +92,9 @@ class User(AbstractUser):
             self.tier = Tier.objects.get(is_default=True)
         if not self.is_active:
             self.tokens_valid_from = timezone.now()
+        fields = kwargs.get("update_fields")
+        if fields is not None and {"password", "is_active"} & set(fields):
+            kwargs["update_fields"] = {*fields, "tokens_valid_from"}
         super().save(*args, **kwargs)
 
 
@@ -112,7 +119,7 @@ class Quota(models.Model):
         help_text="Minute and hour slide; day and month are calendar ones, in UTC.",
     )
     limit = models.PositiveBigIntegerField(null=True, blank=True, help_text="Empty: no limit.")
-    model = models.CharField(max_length=200, blank=True, help_text="Counts calls of this model only. Empty: of all.")
+    model = models.CharField(max_length=200, blank=True, help_text="Its own name, as /v1/models lists it. Empty: all.")
 
     class Meta:
         ordering = ["tier", "user", "metric", "model"]

@@ -52,6 +52,7 @@ class Snapshot:
         self._policies_read_at = float("-inf")
         self._held: OrderedDict[Credential, Held] = OrderedDict()  # least recently used first
         self._wanted: dict[Credential, asyncio.Future[Caller | None]] = {}
+        self._turn_began: float | None = None
         self._wake = asyncio.Event()
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="snapshot")
         self._task: asyncio.Task[None] | None = None
@@ -78,12 +79,16 @@ class Snapshot:
             self._held.move_to_end(credential)
             if now - held.read_at <= FRESH:
                 return held.caller
-        if held is None or not self.is_down:
+        if held is None or not (self.is_down or self._is_stuck(now)):
             with suppress(TimeoutError, StoreUnavailable):
                 return await self._read(credential)
         if held is not None and now - held.read_at <= self.max_stale:
             return held.caller
         raise StoreUnavailable
+
+    def _is_stuck(self, now: float) -> bool:
+        """The database hangs: the turn that is under way should long have ended."""
+        return self._turn_began is not None and now - self._turn_began > PATIENCE
 
     async def _read(self, credential: Credential) -> Caller | None:
         if credential not in self._wanted:
@@ -117,7 +122,7 @@ class Snapshot:
             await self._turn()
 
     async def _turn(self) -> None:
-        began = self.clock()
+        began = self._turn_began = self.clock()
         asked = self._due(began)
         fresh = self._policies if began - self._policies_read_at < POLICIES_EVERY else None
         try:
@@ -128,6 +133,8 @@ class Snapshot:
             self.is_down = True
             self._refuse(asked)
             return
+        finally:
+            self._turn_began = None
         if self.is_down:
             logger.warning("The database answers again.")
         self.is_down = False

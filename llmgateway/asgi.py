@@ -7,6 +7,7 @@ LANES=relay or LANES=default runs one of them alone, for sites that keep the adm
 """
 
 import gc
+import logging
 import os
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -24,6 +25,8 @@ from proxy.gateway import gateway  # noqa: E402
 
 from .default_lane import DefaultLane  # noqa: E402
 from .relay_lane import RelayLane  # noqa: E402
+
+logger = logging.getLogger(__name__)
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -52,7 +55,10 @@ class Lanes:
     async def live(self, receive: Any, send: Any) -> None:
         """The ASGI lifespan: check the settings, start, wait for the end, stop."""
         await receive()
-        if errors := [check for check in run_checks() if check.level >= ERROR]:
+        found = run_checks()
+        for check in found:
+            logger.warning("%s", check)
+        if errors := [check for check in found if check.level >= ERROR]:
             sentences = "\n".join(str(error) for error in errors)
             await send({"type": "lifespan.startup.failed", "message": f"The settings are dangerous.\n{sentences}"})
             return
@@ -70,13 +76,22 @@ async def not_here(scope: Any, receive: Any, send: Any) -> None:
     await send_whole(answer_to(UnknownUrl(f"This process serves other URLs only (LANES={settings.LANES}).")), send)
 
 
+def only(path: str, lane: Application) -> Application:
+    """A lane that serves nothing but what lies under this path."""
+
+    async def serve(scope: Any, receive: Any, send: Any) -> None:
+        await (lane if scope["path"].startswith(path) else not_here)(scope, receive, send)
+
+    return serve
+
+
 def lanes(which: str) -> Lanes:
-    """The lanes that LANES asks for: both, relay or default."""
-    threads = THREADS_BESIDE_RELAY if which == "both" else THREADS_ALONE
-    return Lanes(
-        default=not_here if which == "relay" else DefaultLane(threads),
-        relay=not_here if which == "default" else RelayLane(),
-    )
+    """The lanes that LANES asks for: both, relay or default. Health and metrics are every process's own."""
+    if which == "relay":
+        return Lanes(relay=RelayLane(), default=only("/metrics", DefaultLane(THREADS_BESIDE_RELAY)))
+    if which == "default":
+        return Lanes(relay=only("/health", RelayLane()), default=DefaultLane(THREADS_ALONE))
+    return Lanes(relay=RelayLane(), default=DefaultLane(THREADS_BESIDE_RELAY))
 
 
 application = lanes(settings.LANES)

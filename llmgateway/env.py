@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 import secrets
 import sys
 from pathlib import Path
@@ -53,10 +54,8 @@ def kept_secret(path: Path) -> str:
 
 
 def worker_count(argv: list[str] = sys.argv) -> int:
-    """How many worker processes uvicorn was told to run: `--workers N`, else $WEB_CONCURRENCY, else 1."""
-    for word, value in zip(argv, [*argv[1:], ""], strict=True):
-        if word == "--workers" and value.isdigit():
-            return int(value)
-        if word.startswith("--workers=") and word[10:].isdigit():
-            return int(word[10:])
-    return int(os.environ.get("WEB_CONCURRENCY") or 1)
+    """How many worker processes uvicorn or gunicorn was told to run, by argument or by environment; else 1."""
+    words = [*os.environ.get("GUNICORN_CMD_ARGS", "").split(), *argv]
+    if told := re.findall(r"(?:^| )(?:--workers|-w)[= ]?(\d+)(?= |$)", " ".join(words)):
+        return int(told[-1])
+    return int(os.environ.get("UVICORN_WORKERS") or os.environ.get("WEB_CONCURRENCY") or 1)

@@ -10,7 +10,7 @@ from django_prometheus.exports import ExportToDjangoView
 from accounts.errors import InvalidApiKey
 from proxy.answers import answer_to
 
-from .addresses import is_forwarded, peer, within
+from .addresses import is_forwarded, peer, scope_of, within
 
 
 def export_metrics(request: Any) -> HttpResponse:
@@ -24,4 +24,5 @@ def may_read(request: Any) -> bool:
     sent = request.headers.get("Authorization", "")
     if settings.METRICS_TOKEN and constant_time_compare(sent, f"Bearer {settings.METRICS_TOKEN}"):
         return True
-    return not is_forwarded(request.scope) and within(peer(request.scope), settings.METRICS_ALLOW)
+    scope = scope_of(request)
+    return not is_forwarded(scope) and within(peer(scope), settings.METRICS_ALLOW)

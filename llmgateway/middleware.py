@@ -15,12 +15,13 @@ from django_prometheus.middleware import Metrics
 from proxy import metrics
 from proxy.answers import new_request_id
 
-from .addresses import client_address
+from .addresses import client_address, scope_of
 
 GetResponse = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
 
 access = logging.getLogger("llmgateway.access")
 
+METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "TRACE", "OPTIONS", "CONNECT", "PATCH")
 CLIENT_LEFT = 499  # nginx's number for a request whose client left before it was answered
 
 
@@ -75,7 +76,7 @@ class Outcome:
         count.inc()
         duration.observe(seconds)
         if access.isEnabledFor(logging.INFO):
-            caller, address = getattr(self.request, "caller_name", "-"), client_address(self.request.scope)
+            caller, address = getattr(self.request, "caller_name", "-"), client_address(scope_of(self.request))
             told = (self.request.id, address, self.request.method, endpoint, self.status, caller, tier, seconds * 1000)
             access.info("%s %s %s %s %s user=%s tier=%s %.0fms", *told)
 
@@ -104,11 +105,16 @@ class DjangoMetrics(AsyncMiddleware):
         own.responses_total.inc()
         own.requests_latency_before.observe(perf_counter() - began)
         scheme = request.scope["scheme"]
-        requests, latency = django_series(route_of(request), request.method, scheme, response.status_code)
+        requests, latency = django_series(route_of(request), method_of(request), scheme, response.status_code)
         for series in requests:
             series.inc()
         latency.observe(perf_counter() - began)
         return response
+
+
+def method_of(request: HttpRequest) -> str:
+    """The method, where it is one: a client can make some up, and each would be a series of its own."""
+    return request.method if request.method in METHODS else "<invalid method>"
 
 
 @lru_cache(maxsize=4096)

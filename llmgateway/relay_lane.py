@@ -21,12 +21,13 @@ from django.utils.module_loading import import_string
 
 from proxy.answers import EventStream, answer_to, asgi_start, send_whole
 from proxy.endings import Endings
-from proxy.errors import RequestTooLarge
+from proxy.errors import RequestTimeout, RequestTooLarge
 
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+BODY_TIMEOUT = 60.0  # seconds that a client has to send its body
 LINGER = 2.0  # seconds that the rest of a refused body is still taken in, so that its sender reads the answer
 
 
@@ -34,7 +35,7 @@ resolve = lru_cache(maxsize=256)(get_resolver().resolve)  # only what is found i
 
 
 class RelayRequest(ASGIRequest):
-    """A request of the relay lane: its whole body is read before its view is called."""
+    """A request of the relay lane: a view that takes a body reads it itself, once it knows whose it is."""
 
     def __init__(self, scope: Message, receive: Receive) -> None:
         super().__init__(scope, BytesIO())
@@ -43,7 +44,18 @@ class RelayRequest(ASGIRequest):
         self.client_left = False
 
     async def read_body(self, limit: int) -> None:
-        """Read the body. Raises RequestTooLarge as soon as it is known to be, RequestAborted if the client leaves."""
+        """Read the body, and from then on watch for the client to leave.
+
+        Raises RequestTooLarge as soon as it is known to be, RequestTimeout, or RequestAborted if the client leaves.
+        """
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT):
+                self._body = await self._whole_body(limit)
+        except TimeoutError as exc:
+            raise RequestTimeout from exc
+        self._watch()
+
+    async def _whole_body(self, limit: int) -> bytes:
         too_large = RequestTooLarge(f"The body is larger than {limit} bytes.")
         if int(self.META.get("CONTENT_LENGTH") or 0) > limit:
             raise too_large
@@ -54,7 +66,7 @@ class RelayRequest(ASGIRequest):
             size += len(part)
             if size > limit:
                 raise too_large
-        self._body = b"".join(parts)
+        return b"".join(parts)
 
     async def body_parts(self) -> Any:
         while True:
@@ -65,7 +77,7 @@ class RelayRequest(ASGIRequest):
             if not message.get("more_body"):
                 return
 
-    def watch(self) -> None:
+    def _watch(self) -> None:
         """From now on, cancel this task when the client leaves."""
         task = asyncio.current_task()
         assert task is not None
@@ -102,12 +114,10 @@ class RelayLane(ASGIHandler):
             await request.endings.unwind()
 
     async def call_view(self, request: RelayRequest) -> HttpResponseBase:
-        """The innermost step: read the body, find the view, call it. Every error becomes an answer here."""
+        """The innermost step: find the view, and call it. Every error becomes an answer here."""
         try:
             match = resolve(request.path_info)
             request.resolver_match = match
-            await request.read_body(settings.MAX_BODY_BYTES)
-            request.watch()
             return await match.func(request, *match.args, **match.kwargs)
         except RequestAborted:
             raise

@@ -37,6 +37,7 @@ UPSTREAM_CONNECT_TIMEOUT = env.float("UPSTREAM_CONNECT_TIMEOUT", 5.0)  # seconds
 UPSTREAM_IDLE_TIMEOUT = env.float("UPSTREAM_IDLE_TIMEOUT", 120.0)  # seconds without a byte of the answer
 UPSTREAM_POLL_INTERVAL = env.float("UPSTREAM_POLL_INTERVAL", 2.0)  # seconds between two looks at a llama-server
 MAX_BODY_BYTES = env.int("MAX_BODY_BYTES", 16 * 1024 * 1024)
+MAX_TEXT_BYTES = env.int("MAX_TEXT_BYTES", 2 * 1024 * 1024)  # of a body, its images aside
 
 # -- Metrics --------------------------------------------------------------------------------------------------
 METRICS_TOKEN = env.str("METRICS_TOKEN", "")
@@ -56,7 +57,7 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     # A file, so that the server of a test run and the test itself see one database.
     DATABASES["default"]["TEST"] = {"NAME": BASE_DIR / "var" / "test.sqlite3"}
 else:
-    DATABASES["default"]["OPTIONS"] = {"pool": True}
+    DATABASES["default"]["OPTIONS"] = {"pool": {"timeout": 5}, "connect_timeout": 5}  # seconds
 
 # -- Django ---------------------------------------------------------------------------------------------------
 ROOT_URLCONF = "llmgateway.urls"

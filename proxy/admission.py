@@ -42,9 +42,9 @@ def quota_uses(readings: Sequence[Reading]) -> list[QuotaUse]:
     ]
 
 
-def rate_headers(verdict: Verdict) -> dict[str, str]:
+def rate_headers(readings: Iterable[Reading]) -> dict[str, str]:
     """OpenAI's x-ratelimit headers, speaking of the tightest meter."""
-    limited = [reading for reading in verdict.readings if reading.meter.limit is not None]
+    limited = [reading for reading in readings if reading.meter.limit is not None]
     if not limited:
         return {}
     tightest = min(limited, key=lambda reading: (reading.remaining, -reading.resets_in))

@@ -7,11 +7,12 @@ from typing import Any
 
 import orjson
 from django.core.exceptions import SuspiciousOperation
+from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpResponse
 from django.http.response import HttpResponseBase
 from rest_framework import exceptions
 
-from accounts.errors import GatewayError, InvalidApiKey, InvalidRequest
+from accounts.errors import GatewayError, InvalidApiKey, InvalidRequest, StoreUnavailable
 
 from .errors import InvalidJson, MethodNotAllowed, RateLimitExceeded, UnknownUrl
 
@@ -66,6 +67,10 @@ def error_of(exc: Exception) -> GatewayError | None:
             return RateLimitExceeded(str(exc.detail), retry_after=int(getattr(exc, "wait", None) or 1))
         case exceptions.APIException():
             return with_status(InvalidRequest(str(exc.detail)), exc.status_code)
+        case OperationalError() | InterfaceError():
+            return StoreUnavailable("The gateway's database does not answer. Try again shortly.")
+        case RecursionError():
+            return InvalidJson("The body is nested too deeply.")
         case SuspiciousOperation():
             return InvalidRequest(str(exc))
     return None

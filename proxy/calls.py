@@ -4,6 +4,7 @@ llama-server takes whatever it is sent: unknown fields, `"verbose": true` that p
 the body that goes upstream is made anew from the fields that are named here, each checked.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -11,9 +12,11 @@ from typing import Any
 
 import orjson
 
-from .errors import InvalidJson, InvalidValue, MissingParameter
+from .errors import InvalidJson, InvalidValue, MissingParameter, RequestTooLarge
 
 Check = Callable[[Any], bool]
+
+REASONING_FORMATS = ("none", "auto", "deepseek", "deepseek-legacy")
 
 
 def is_number(value: Any) -> bool:
@@ -50,6 +53,10 @@ def is_stop(value: Any) -> bool:
 
 def is_tool_choice(value: Any) -> bool:
     return isinstance(value, dict) or value in ("none", "auto", "required")
+
+
+def is_reasoning_format(value: Any) -> bool:
+    return value in REASONING_FORMATS
 
 
 NUMBER = (is_number, "a number")
@@ -91,11 +98,12 @@ CHAT_FIELDS: Mapping[str, tuple[Check, str]] = MappingProxyType(
         "grammar": TEXT,
         "chat_template_kwargs": OBJECT,
         "reasoning_effort": TEXT,
-        "reasoning_format": TEXT,
+        "reasoning_format": (is_reasoning_format, "one of " + ", ".join(REASONING_FORMATS)),
     }
 )
 REBUILT = frozenset({"model", "stream", "stream_options", "max_tokens", "max_completion_tokens"})
 DATA_URL = "data:"
+IMAGE = re.compile(rb'"data:[^"]{1024,}"')  # smaller ones may count as text
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +147,13 @@ class Call:
             raise InvalidValue("The body is nested too deeply.") from exc
 
 
+def check_text(body: bytes, limit: int) -> None:
+    """Raise RequestTooLarge where the body without its images is larger than the limit. Costs no parsing."""
+    text = len(body) - sum(len(image.group()) for image in IMAGE.finditer(body))
+    if text > limit:
+        raise RequestTooLarge(f"The body holds {text} bytes of text, and {limit} is the most.")
+
+
 def parse_object(body: bytes) -> dict[str, Any]:
     try:
         sent = orjson.loads(body)
@@ -176,6 +191,8 @@ def check_content(content: Any, param: str) -> None:
     for part in content:
         if not isinstance(part.get("type"), str):
             raise InvalidValue("Every part of 'content' needs a 'type'.", param=param)
+        if part["type"] == "text" and not isinstance(part.get("text"), str):
+            raise InvalidValue("A part of type 'text' needs a 'text'.", param=param)
         image = part.get("image_url")
         url = image.get("url") if isinstance(image, dict) else image
         if url is not None and not str(url).startswith(DATA_URL):

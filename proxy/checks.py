@@ -39,11 +39,14 @@ def check_llama_servers(**_: Any) -> list[CheckMessage]:
     return [
         Error(
             f"LLAMA_SERVERS holds '{url}', which is no base URL.",
-            hint="Write scheme, host and port, without a path: http://127.0.0.1:8080",
+            hint="Write scheme, host and port, without path or password: http://127.0.0.1:8080",
             id="proxy.E002",
         )
         for url, parts in urls
-        if parts.scheme not in ("http", "https") or not parts.netloc or parts.path not in ("", "/")
+        if parts.scheme not in ("http", "https")
+        or not parts.netloc
+        or parts.path not in ("", "/")
+        or "@" in parts.netloc
     ]
 
 

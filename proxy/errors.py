@@ -11,6 +11,7 @@ GatewayError (accounts/errors.py)
 ├── ModelNotFound            404 model_not_found
 ├── UnknownUrl               404 unknown_url
 ├── MethodNotAllowed         405 method_not_allowed
+├── RequestTimeout           408 request_timeout
 ├── RequestTooLarge          413 request_too_large
 ├── RateLimitExceeded        429 rate_limit_exceeded
 │   └── InsufficientQuota        insufficient_quota
@@ -72,6 +73,16 @@ class MethodNotAllowed(InvalidRequest):
     @property
     def headers(self) -> dict[str, str]:
         return {"Allow": ", ".join(self.allowed)}
+
+
+class RequestTimeout(InvalidRequest):
+    status = 408
+    code = "request_timeout"
+    sentence = "The body did not come in time."
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Connection": "close"}
 
 
 class RequestTooLarge(InvalidRequest):

@@ -9,15 +9,16 @@ from collections.abc import Sequence
 from inspect import iscoroutinefunction
 from typing import Any
 
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import ImproperlyConfigured, RequestAborted
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
 from accounts.authentication import TokenAuthentication
+from accounts.callers import Caller
 
-from .admission import rate_headers, refusal
+from .admission import claim_of, rate_headers, refusal
 from .answers import answer_to
 from .errors import MethodNotAllowed, RateLimitExceeded
 from .gateway import Gateway, gateway
@@ -52,6 +53,7 @@ class GatedView(APIView):
     permission_classes: Policies = ()
     throttle_classes: Policies = (TierThrottle,)
     gateway: Gateway
+    caller: Caller | None = None
     model = ""  # which one the call is for; views that have one set it when they parse
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -69,23 +71,27 @@ class GatedView(APIView):
             await self.permit(drf_request)
             await self.throttle(drf_request)
             response = await handler(drf_request, *args, **kwargs)
+        except RequestAborted:
+            raise
         except Exception as exc:
             response = answer_to(exc, request)
+            self.extra_headers = self.extra_headers or self.rate_headers()
         for name, value in self.extra_headers.items():
             response[name] = value
         return response
 
     def handler(self, request: HttpRequest) -> Any:
-        method = (request.method or "").lower()
+        method = "get" if request.method == "HEAD" else (request.method or "").lower()  # the server drops its body
         if method not in ("get", "post") or not hasattr(self, method):
             allowed = [name.upper() for name in ("get", "post") if hasattr(self, name)]
-            raise MethodNotAllowed(method.upper(), allowed)
+            raise MethodNotAllowed(request.method or "", allowed)
         return getattr(self, method)
 
     async def authenticate(self, request: Request) -> None:
         for authentication in self.authentication_classes:
             caller, token = await authentication().aauthenticate(request, self.gateway.snapshot)
-            request.user, request.auth = caller, token
+            self.caller = request.user = caller
+            request.auth = token
             self.tier = self.gateway.snapshot.policies.tiers[caller.tier_id]
             vars(request._request).update(tier_name=self.tier.name, caller_name=caller.username)  # for log and metrics
 
@@ -102,9 +108,16 @@ class GatedView(APIView):
         for throttle in [throttle_class() for throttle_class in self.throttle_classes]:
             admitted = await throttle.aallow_request(request, self)
             if verdict := getattr(throttle, "verdict", None):
-                self.extra_headers |= rate_headers(verdict)
+                self.extra_headers |= rate_headers(verdict.readings)
             if not admitted:
                 raise refusal(verdict) if verdict else RateLimitExceeded(retry_after=throttle.wait())
+
+    def rate_headers(self) -> dict[str, str]:
+        """What an authenticated caller has left, for a call that ended before it was charged."""
+        if self.caller is None:
+            return {}
+        claim = claim_of(self.caller, self.model, self.gateway.snapshot.policies)
+        return rate_headers(self.gateway.store.read(claim.account, claim.meters))
 
 
 class OpenView(GatedView):

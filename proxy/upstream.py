@@ -19,6 +19,17 @@ from .errors import ContextLengthExceeded, UpstreamError, UpstreamTimeout, Upstr
 logger = logging.getLogger(__name__)
 
 ERROR_BYTES = 64 * 1024  # of an error's body that are read at most
+MESSAGE_SHOWN = 300  # characters of it that are passed on or logged
+CALLERS_FAULT = (  # how a llama-server's 500s begin that are for the caller to mend
+    "Failed to parse",
+    "Missing ",
+    "Unknown ",
+    "Unsupported ",
+    "Invalid ",
+    "image input is not supported",
+    "audio input is not supported",
+    "unsupported content",
+)
 
 
 class NeverSent(UpstreamUnavailable):
@@ -151,10 +162,12 @@ def refusal_of(status: int, message: str, kind: str) -> GatewayError:
     if kind == "exceed_context_size_error" or message.startswith("Context size has been exceeded"):
         return ContextLengthExceeded(message)
     if status in (400, 501):
-        return InvalidRequest(f"The llama-server refused the request: {message or 'no reason given'}")
+        return InvalidRequest(f"The llama-server refused the request: {message[:MESSAGE_SHOWN] or 'no reason given'}")
     if status == 503:
         return NeverSent("The llama-server is loading its model. Try again shortly.")
-    logger.error("A llama-server answered %s: %s", status, message or "(nothing that could be read)")
+    if status == 500 and message.startswith(CALLERS_FAULT):
+        return InvalidRequest(f"The llama-server refused the request: {message[:MESSAGE_SHOWN]}")
+    logger.error("A llama-server answered %s: %r", status, message[:MESSAGE_SHOWN])
     if status in (401, 403):
         return UpstreamError("The llama-server does not accept the gateway's own key (LLAMA_API_KEY).")
     return UpstreamError()

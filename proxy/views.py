@@ -7,7 +7,7 @@ from django.http.response import HttpResponseBase
 from rest_framework.request import Request
 
 from .answers import EventStream, json_answer
-from .calls import Call
+from .calls import Call, check_text
 from .gates import GatedView
 from .permissions import MayUseModel
 from .relay import Relay
@@ -17,6 +17,8 @@ class ChatCompletions(GatedView):
     permission_classes = (MayUseModel,)
 
     async def parse(self, request: Request) -> None:
+        await request._request.read_body(settings.MAX_BODY_BYTES)  # type: ignore[attr-defined]  # a RelayRequest
+        check_text(request._request.body, settings.MAX_TEXT_BYTES)
         self.call = Call.parse_chat(request._request.body)
         self.model = self.gateway.pool.resolve(self.call.model, settings.DEFAULT_MODEL)
         self.body = self.call.body(self.model, self.tier.max_output_tokens)

@@ -1,6 +1,7 @@
 """/auth: sign in, refresh, revoke, me."""
 
 import pytest
+from django.db import InterfaceError, OperationalError
 from rest_framework.test import APIClient
 
 from accounts.models import SignIn, User
@@ -70,6 +71,22 @@ def test_a_body_that_lacks_something_is_told_what(post, body):
 def test_broken_json_is_said_to_be(client):
     response = client.post("/auth/token", b"{", content_type="application/json")
     assert code_of(response) == (400, "invalid_json")
+
+
+def test_json_nested_without_end_is_the_senders_mistake(client):
+    response = client.post("/auth/token", b"[" * 100_000, content_type="application/json")
+    assert code_of(response) == (400, "invalid_json")
+
+
+@pytest.mark.parametrize("error", [OperationalError, InterfaceError])
+def test_without_the_database_it_is_503(alice, post, monkeypatch, error):
+    def gone(*_: object, **__: object) -> None:
+        raise error("connection refused")
+
+    monkeypatch.setattr("accounts.tokens.SignIn.objects.create", gone)
+    response = post("token", username=alice.user.username, password="opensesame")
+    assert code_of(response) == (503, "store_unavailable")
+    assert response["retry-after"] == "1"
 
 
 def test_the_tier_is_the_admins_word(alice, post, client):

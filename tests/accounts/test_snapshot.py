@@ -190,6 +190,18 @@ def test_it_starts_without_a_database_and_says_that_it_knows_nothing(database, l
     assert lives(scene) == float("inf")
 
 
+def test_while_the_database_hangs_the_known_wait_for_nothing(database, lives, now):
+    async def scene(snapshot):
+        await snapshot.caller(KEY)
+        now[0] += 10
+        snapshot._turn_began = now[0] - module.PATIENCE - 1  # a turn that does not end
+        before = database.reads
+        assert await snapshot.caller(KEY) == ALICE
+        return database.reads - before
+
+    assert lives(scene) == 0
+
+
 def test_the_wait_for_a_database_that_hangs_is_bounded(database, lives, monkeypatch):
     monkeypatch.setattr(module, "PATIENCE", 0.05)
     hang = asyncio.Event()

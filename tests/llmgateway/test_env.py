@@ -50,8 +50,17 @@ def test_where_no_secret_can_be_kept_one_must_be_given(tmp_path):
         (["uvicorn", "--workers", "4", "app"], "", 4),
         (["uvicorn", "--workers=4"], "2", 4),
         (["uvicorn", "--workers"], "", 1),
+        (["gunicorn", "-w", "3"], "", 3),
+        (["gunicorn", "-w3"], "2", 3),
+        (["uvicorn", "app", "--port", "8000"], "", 1),
     ],
 )
-def test_workers_are_counted_as_uvicorn_does(monkeypatch, argv, variable, workers):
+def test_workers_are_counted_as_servers_do(monkeypatch, argv, variable, workers):
     monkeypatch.setenv("WEB_CONCURRENCY", variable)
     assert worker_count(argv) == workers
+
+
+@pytest.mark.parametrize(("name", "value"), [("UVICORN_WORKERS", "2"), ("GUNICORN_CMD_ARGS", "--bind=x --workers=2")])
+def test_workers_are_found_in_the_servers_own_variables(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    assert worker_count(["server"]) == 2

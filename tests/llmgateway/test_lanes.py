@@ -28,6 +28,18 @@ def test_a_lane_that_does_not_run_here_is_not_served(which, path):
     assert get(asgi.lanes(which), path) == (404, "unknown_url")
 
 
+@pytest.mark.parametrize(("which", "path"), [("relay", "/metrics"), ("default", "/health/live")])
+def test_health_and_metrics_are_every_processs_own(live, which, path):
+    """The lanes are asked inside the running gateway, whose pool and snapshot they share."""
+
+    async def call() -> int:
+        transport = httpx.ASGITransport(asgi.lanes(which))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return (await client.get(path)).status_code
+
+    assert live.run(call()) == 200
+
+
 def test_a_websocket_is_closed():
     sent = []
 

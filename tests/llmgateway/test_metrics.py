@@ -88,9 +88,15 @@ def test_no_label_holds_what_a_client_chose(http, bob, chat):
     assert not re.search(r"(alice|bob)-\d", text)
 
 
-@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "X-Real-IP", "Via"])
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "X-Forwarded-Proto", "Forwarded", "X-Real-IP", "Via"])
 def test_a_request_that_a_proxy_passed_on_is_a_strangers(http, header):
     assert http.get("/metrics", headers={header: "127.0.0.1"}).status_code == 401
+
+
+@pytest.mark.django_db
+def test_djangos_own_test_client_is_a_peer_like_others(client):
+    assert client.get("/metrics").status_code == 200
+    assert client.get("/metrics", headers={"X-Forwarded-For": "127.0.0.1"}).status_code == 401
 
 
 def test_a_stranger_needs_the_token(http, settings):

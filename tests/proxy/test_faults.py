@@ -131,6 +131,24 @@ def test_whatever_a_500_holds_it_is_502(fake, bob, chat, body):
     assert "boom" not in response.text
 
 
+@pytest.mark.parametrize("message", ["Failed to parse messages: no role", "image input is not supported - hint: ..."])
+def test_a_500_that_is_the_callers_mistake_is_a_400(fake, bob, chat, message):
+    body = {"error": {"code": 500, "message": message, "type": "server_error"}}
+    fake(llama.sends_and_cuts(llama.whole("500 Internal Server Error", body)))
+    response = chat(bob)
+    assert error_of(response) == (400, "invalid_request_error")
+    assert message in response.json()["error"]["message"]
+
+
+def test_what_a_llama_server_says_cannot_forge_a_line_of_the_log(fake, bob, chat, caplog):
+    fake(llama.sends_and_cuts(llama.whole("500 Oh", {"error": {"message": "a\nforged line" + "x" * 9999}})))
+    chat(bob)
+    told = [record.getMessage() for record in caplog.records if record.name == "proxy.upstream"]
+    assert len(told) == 1
+    assert "\n" not in told[0]
+    assert len(told[0]) < 500
+
+
 def test_a_fault_gives_the_place_at_the_llama_server_back(fake, bob, chat):
     fake(llama.sends_and_cuts(llama.STREAM_HEAD, llama.token("Hi")))
     chat(bob)

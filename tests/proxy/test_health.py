@@ -16,6 +16,11 @@ def test_all_is_well(http, path):
     assert health(http, path) == (200, "healthy")
 
 
+def test_head_is_answered_as_get_is(http):
+    response = http.head("/health")
+    assert (response.status_code, response.content) == (200, b"")
+
+
 def test_without_a_llama_server_it_is_unhealthy_and_lives(http, fake, bob, chat):
     fake(fake_llama.sends()).close()
     chat(bob)

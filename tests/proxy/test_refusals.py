@@ -60,6 +60,7 @@ def test_a_body_without_messages(bob, http, body):
         ("tool_choice", "bogus"),
         ("response_format", "json"),
         ("stream_options", []),
+        ("reasoning_format", "a\nb"),
     ],
 )
 def test_a_field_of_the_wrong_type(bob, chat, field, value):
@@ -76,6 +77,7 @@ def test_a_field_of_the_wrong_type(bob, chat, field, value):
         {"role": "user", "content": 5},
         {"role": "user", "content": ["x"]},
         {"role": "user", "content": [{"text": "no type"}]},
+        {"role": "user", "content": [{"type": "text"}]},
         {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://10.0.0.1/secret"}}]},
         {"role": "user", "content": [{"type": "image_url", "image_url": "file:///etc/passwd"}]},
     ],
@@ -206,6 +208,25 @@ def test_a_tier_that_the_request_names_changes_nothing(alice, chat):
     assert response.headers["x-ratelimit-limit-requests"] == "10"
 
 
+def test_a_token_that_belongs_to_no_sign_in(bob, chat, http):
+    token = str(AccessToken.for_user(bob.user))
+    assert said(chat(token)) == (401, "invalid_api_key")
+    assert said(http.get("/auth/me", headers=bearer(token))) == (401, "invalid_api_key")
+
+
+def test_a_refusal_that_costs_nothing_tells_what_is_left(alice, chat):
+    for fields in ({"model": "gpt-99"}, {"messages": []}):
+        assert chat(alice, **fields).headers["x-ratelimit-remaining-requests"] == "10"
+
+
+def test_tokens_of_a_user_who_was_suspended_and_is_back_stay_dead(live, chat):
+    carol = person("carol")
+    token = carol.token
+    User.objects.filter(pk=carol.user.pk).update(is_active=False)
+    User.objects.filter(pk=carol.user.pk).reactivate()
+    assert said(chat(token)) == (401, "invalid_api_key")
+
+
 @pytest.mark.parametrize("path", ["/v1/slots", "/v1/", "/v1/chat/completions/", "/v1/../slots", "/health/x", "/nope"])
 def test_an_unknown_url(http, path):
     assert said(http.get(path)) == (404, "unknown_url")
@@ -222,11 +243,12 @@ def test_a_wrong_method_on_the_default_lane(http):
     assert said(http.get("/auth/token")) == (405, "method_not_allowed")
 
 
-def refused_upload(port: int, head: str, part: bytes) -> tuple[bytes, int]:
+def refused_upload(port: int, token: str, head: str, part: bytes) -> tuple[bytes, int]:
     """Send a body in parts until the server answers. Gives the answer, and how much was sent."""
     sent = 0
     with socket.create_connection(("127.0.0.1", port), timeout=10) as wire:
-        wire.sendall(f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n{head}\r\n\r\n".encode())
+        start = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n{head}\r\n\r\n"
+        wire.sendall(start.encode())
         wire.settimeout(0.05)
         while sent < 100 * settings.MAX_BODY_BYTES:
             try:
@@ -245,16 +267,38 @@ def small_bodies(live, settings):
     return settings.MAX_BODY_BYTES
 
 
-def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_sent(live, small_bodies):
-    answer, sent = refused_upload(live.port, f"Content-Length: {small_bodies + 1}", b"x")
+def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_sent(live, bob, small_bodies):
+    answer, sent = refused_upload(live.port, bob.token, f"Content-Length: {small_bodies + 1}", b"x")
     assert b"413" in answer.split(b"\r\n")[0]
     assert b"request_too_large" in answer
     assert sent == 0
 
 
-def test_a_body_that_turns_out_too_large_is_refused_before_it_is_all_read(live, small_bodies):
+def test_a_stranger_is_refused_before_anything_is_read(live):
+    answer, sent = refused_upload(live.port, "nonsense", "Content-Length: 1000000", b"x")
+    assert b"401" in answer.split(b"\r\n")[0]
+    assert sent == 0
+
+
+def test_a_body_that_never_comes_is_408(live, bob, monkeypatch):
+    monkeypatch.setattr("llmgateway.relay_lane.BODY_TIMEOUT", 0.1)
+    answer, _ = refused_upload(live.port, bob.token, "Content-Length: 1000000", b"")
+    assert b"408" in answer.split(b"\r\n")[0]
+    assert b"request_timeout" in answer
+
+
+def test_text_has_a_limit_of_its_own_and_images_are_no_text(bob, chat, settings):
+    settings.MAX_TEXT_BYTES = 5000
+    assert said(chat(bob, messages=[{"role": "user", "content": "x" * 5000}])) == (413, "request_too_large")
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 9000}}
+    refused = chat(bob, messages=[{"role": "user", "content": [image]}])
+    assert said(refused) == (400, "invalid_request_error")  # by the llama-server, whose model has no eyes
+    assert "image input is not supported" in refused.json()["error"]["message"]
+
+
+def test_a_body_that_turns_out_too_large_is_refused_before_it_is_all_read(live, bob, small_bodies):
     part = b"4000\r\n" + b"x" * 0x4000 + b"\r\n"
-    answer, sent = refused_upload(live.port, "Transfer-Encoding: chunked", part)
+    answer, sent = refused_upload(live.port, bob.token, "Transfer-Encoding: chunked", part)
     assert b"413" in answer.split(b"\r\n")[0]
     assert sent < 5 * small_bodies
 
