@@ -185,8 +185,8 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=ROOT / "var" / "demo", help="where database and logs are kept")
     options = parser.parse_args()
     port = options.port
-    for signum in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signum, signal.default_int_handler)  # as Ctrl-C
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.default_int_handler)  # SIGINT too: a shell's background jobs start deaf to it
     processes = Processes(options.data.resolve())
     try:
         check_port(port)

@@ -33,6 +33,7 @@ def demo(tmp_path):
     yield port, process, told
     if process.poll() is None:
         process.kill()
+        process.wait()
 
 
 def test_the_tour_passes_on_a_demo_which_then_leaves_no_process(demo, tmp_path):
