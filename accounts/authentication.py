@@ -35,10 +35,14 @@ class TokenAuthentication(JWTAuthentication):
 
     def token_of(self, request: Request) -> Token:
         """The verified token of a request."""
-        words = request.META.get("HTTP_AUTHORIZATION", "").split()
+        return self.get_validated_token(self.raw_token_of(request).encode("latin-1"))
+
+    def raw_token_of(self, request: Request) -> str:
+        """The token as it was sent."""
+        words: list[str] = request.META.get("HTTP_AUTHORIZATION", "").split()
         if len(words) != 2 or words[0].lower() != "bearer":
             raise InvalidApiKey("Send a token as 'Authorization: Bearer TOKEN'. Get one at /auth/token.")
-        return self.get_validated_token(words[1].encode("latin-1"))
+        return words[1]
 
     def get_validated_token(self, raw_token: bytes) -> Token:
         for token_class in api_settings.AUTH_TOKEN_CLASSES:
@@ -59,6 +63,13 @@ class TokenAuthentication(JWTAuthentication):
         if token["token_type"] == "access" and token["iat"] < caller.tokens_valid_from:
             raise InvalidApiKey("This token was made before the last password change or suspension. Sign in again.")
         return caller
+
+
+class ApiKeyHeaderAuthentication(TokenAuthentication):
+    """The same with `x-api-key`, as Anthropic's clients send it, where there is one."""
+
+    def raw_token_of(self, request: Request) -> str:
+        return request.META.get("HTTP_X_API_KEY") or super().raw_token_of(request)
 
 
 def credential_of(token: Token) -> Credential:

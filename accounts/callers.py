@@ -25,6 +25,7 @@ class Caller:
     is_active: bool
     tokens_valid_from: float  # Unix time
     is_revoked: bool
+    api_key_id: int | None = None  # of the API key that it called with
     is_authenticated = True  # what DRF's IsAuthenticated asks
 
 
@@ -90,14 +91,14 @@ def load_callers(credentials: Iterable[Credential]) -> dict[Credential, Caller]:
     found: dict[Credential, Caller] = {}
     if ids["api_key"]:
         for key in ApiKey.objects.filter(jti__in=ids["api_key"]).select_related("user"):
-            found[Credential("api_key", key.jti)] = caller_of(key.user, key.revoked_at)
+            found[Credential("api_key", key.jti)] = caller_of(key.user, key.revoked_at, key.pk)
     if ids["sign_in"]:
         for sign_in in SignIn.objects.filter(sid__in=ids["sign_in"]).select_related("user"):
             found[Credential("sign_in", sign_in.sid.hex)] = caller_of(sign_in.user, sign_in.ended_at)
     return found
 
 
-def caller_of(user: User, ended_at: datetime | None) -> Caller:
+def caller_of(user: User, ended_at: datetime | None, api_key_id: int | None = None) -> Caller:
     return Caller(
         user_id=user.pk,
         username=user.username,
@@ -105,4 +106,5 @@ def caller_of(user: User, ended_at: datetime | None) -> Caller:
         is_active=user.is_active,
         tokens_valid_from=user.tokens_valid_from.timestamp(),
         is_revoked=ended_at is not None,
+        api_key_id=api_key_id,
     )

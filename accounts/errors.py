@@ -10,11 +10,9 @@ GatewayError
 proxy/errors.py grows the same tree by what can go wrong with a call.
 """
 
-from typing import Any
-
 
 class GatewayError(Exception):
-    """What went wrong, as the OpenAI error envelope and its HTTP status.
+    """What went wrong, as what an error envelope says and its HTTP status.
 
     Raise one with a sentence for the caller; the class holds a sentence for when there is nothing to add.
     `param` names the field of the request that is at fault, `retry_after` is in seconds.
@@ -31,10 +29,6 @@ class GatewayError(Exception):
         self.param = param
         if retry_after is not None:
             self.retry_after = retry_after
-
-    @property
-    def envelope(self) -> dict[str, Any]:
-        return {"error": {"message": str(self), "type": self.type, "param": self.param, "code": self.code}}
 
     @property
     def headers(self) -> dict[str, str]:

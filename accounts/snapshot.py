@@ -1,8 +1,9 @@
 """What the relay lane knows of accounts, held in memory, so that a call costs no query and no thread.
 
-Tiers and quotas are held whole and re-read every second. Callers are held as they come: an entry older than FRESH
-is re-read before it is used, by one batched query for all callers that wait at that moment, and entries in use are
-re-read ahead of time. So every change of the database, however it was made, holds within FRESH seconds.
+Tiers and quotas, and what another app adds to them, are held whole and re-read every second. Callers are held as they
+come: an entry older than FRESH is re-read before it is used, by one batched query for all callers that wait at that
+moment, and entries in use are re-read ahead of time. So every change of the database, however it was made, holds
+within FRESH seconds.
 
 Without the database, callers that are held are served for `max_stale` seconds; others get StoreUnavailable.
 All state belongs to the event loop. The one loader thread only reads the database.
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from django.db import close_old_connections
 
@@ -27,7 +29,7 @@ logger = logging.getLogger(__name__)
 FRESH = 2.0  # seconds that an entry may be used without being re-read
 AHEAD = 0.8  # seconds after which an entry in use is re-read ahead of time
 TURN = 0.5  # seconds between two turns of the loader
-POLICIES_EVERY = 0.9  # seconds between two reads of tiers and quotas
+WHOLE_EVERY = 0.9  # seconds between two reads of tiers and quotas
 PATIENCE = 2.0  # seconds that a call waits for the loader
 
 
@@ -40,16 +42,30 @@ class Held:
     used_at: float
 
 
-class Snapshot:
-    """Callers and policies for the event loop that starts it."""
+class Whole(NamedTuple):
+    """What is held whole: policies, and whatever `load_extra` read with them."""
 
-    def __init__(self, max_stale: float, capacity: int = 10_000, clock: Callable[[], float] = time.monotonic) -> None:
+    policies: Policies
+    extra: Any
+
+
+class Snapshot:
+    """Callers and policies for the event loop that starts it. `load_extra` reads more, on the loader's thread."""
+
+    def __init__(
+        self,
+        max_stale: float,
+        capacity: int = 10_000,
+        clock: Callable[[], float] = time.monotonic,
+        load_extra: Callable[[], Any] = lambda: None,
+    ) -> None:
         self.max_stale = max_stale
+        self.load_extra = load_extra
         self.capacity = capacity
         self.clock = clock
         self.is_down = False  # the loader's last turn failed
-        self._policies: Policies | None = None
-        self._policies_read_at = float("-inf")
+        self._whole: Whole | None = None
+        self._whole_read_at = float("-inf")
         self._held: OrderedDict[Credential, Held] = OrderedDict()  # least recently used first
         self._wanted: dict[Credential, asyncio.Future[Caller | None]] = {}
         self._turn_began: float | None = None
@@ -62,13 +78,17 @@ class Snapshot:
     @property
     def age(self) -> float:
         """Seconds since tiers and quotas were last read; infinite before the first time."""
-        return self.clock() - self._policies_read_at
+        return self.clock() - self._whole_read_at
+
+    @property
+    def whole(self) -> Whole:
+        if self._whole is None or self.age > self.max_stale:
+            raise StoreUnavailable
+        return self._whole
 
     @property
     def policies(self) -> Policies:
-        if self._policies is None or self.age > self.max_stale:
-            raise StoreUnavailable
-        return self._policies
+        return self.whole.policies
 
     async def caller(self, credential: Credential) -> Caller | None:
         """Whose credential it is, at most FRESH seconds old; None where the database knows none such."""
@@ -124,9 +144,9 @@ class Snapshot:
     async def _turn(self) -> None:
         began = self._turn_began = self.clock()
         asked = self._due(began)
-        fresh = self._policies if began - self._policies_read_at < POLICIES_EVERY else None
+        fresh = self._whole if began - self._whole_read_at < WHOLE_EVERY else None
         try:
-            policies, callers = await asyncio.wrap_future(self._reader.submit(read, asked, fresh))
+            whole, callers = await asyncio.wrap_future(self._reader.submit(read, asked, fresh, self.load_extra))
         except Exception as exc:  # the loader must outlive whatever a database can raise
             if not self.is_down:
                 logger.error("The database does not answer; known callers are served from memory. %s", exc)
@@ -138,8 +158,8 @@ class Snapshot:
         if self.is_down:
             logger.warning("The database answers again.")
         self.is_down = False
-        if policies is not fresh:
-            self._policies, self._policies_read_at = policies, began
+        if whole is not fresh:
+            self._whole, self._whole_read_at = whole, began
         self._hold(asked, callers, began)
 
     def _due(self, now: float) -> set[Credential]:
@@ -169,12 +189,14 @@ class Snapshot:
             future.exception()  # seen, also where whoever waited has left
 
 
-def read(asked: set[Credential], fresh: Policies | None) -> tuple[Policies, dict[Credential, Caller]]:
+def read(
+    asked: set[Credential], fresh: Whole | None, load_extra: Callable[[], Any]
+) -> tuple[Whole, dict[Credential, Caller]]:
     """One turn of the loader thread: the callers asked for, and policies that know all their tiers."""
     with fresh_connection():
         callers = load_callers(asked)
-        if fresh is None or any(caller.tier_id not in fresh.tiers for caller in callers.values()):
-            fresh = load_policies()
+        if fresh is None or any(caller.tier_id not in fresh.policies.tiers for caller in callers.values()):
+            fresh = Whole(load_policies(), load_extra())
         return fresh, callers
 
 

@@ -5,7 +5,7 @@ from django.http.response import HttpResponseBase
 from django.views import defaults
 
 from accounts.errors import GatewayError, InvalidRequest
-from proxy.answers import answer_to, json_answer
+from proxy.answers import answer_to
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponseBase:
@@ -21,4 +21,4 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:
 def server_error(request: HttpRequest) -> HttpResponseBase:
     if request.path.startswith("/admin/"):
         return defaults.server_error(request)
-    return json_answer(GatewayError().envelope, 500)
+    return answer_to(GatewayError())

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
 from functools import lru_cache
 from io import BytesIO
+from time import perf_counter
 from typing import Any
 
 from django.conf import settings
@@ -22,6 +23,8 @@ from django.utils.module_loading import import_string
 from proxy.answers import EventStream, answer_to, asgi_start, send_whole
 from proxy.endings import Endings
 from proxy.errors import RequestTimeout, RequestTooLarge
+
+from .heartbeat import Heartbeat
 
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -42,6 +45,7 @@ class RelayRequest(ASGIRequest):
         self.receive = receive
         self.endings = Endings()
         self.client_left = False
+        self.began = perf_counter()
 
     async def read_body(self, limit: int) -> None:
         """Read the body, and from then on watch for the client to leave.
@@ -127,9 +131,10 @@ class RelayLane(ASGIHandler):
     async def send(self, request: RelayRequest, response: HttpResponseBase, send: Send) -> None:
         if isinstance(response, EventStream):
             await send(asgi_start(response))
-            async with aclosing(response.events) as events:  # type: ignore[type-var]  # an asynchronous generator
-                async for part in events:
-                    await send({"type": "http.response.body", "body": part, "more_body": True})
+            with Heartbeat(send, settings.HEARTBEAT_AFTER) as alive:
+                async with aclosing(response.events) as events:  # type: ignore[type-var]  # an asynchronous generator
+                    async for part in events:
+                        await alive.send(part)
             await request.endings.unwind()  # before the end is told: to the server, a finished client has left
             await send({"type": "http.response.body"})
             return

@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import dj_database_url
+from corsheaders.defaults import default_headers
 
 from .env import Environment, kept_secret, worker_count
 
@@ -18,6 +19,7 @@ SECRET_KEY = env.str("SECRET_KEY", "") or kept_secret(BASE_DIR / "var" / "secret
 ALLOWED_HOSTS = list(env.words("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]"))
 CSRF_TRUSTED_ORIGINS = list(env.words("CSRF_TRUSTED_ORIGINS"))
 TRUSTED_PROXIES = env.networks("TRUSTED_PROXIES", "")  # whose X-Forwarded-For is believed
+CORS_ALLOW_ORIGINS = env.words("CORS_ALLOW_ORIGINS")  # pages of these sites may call; * for all
 LANES = env.str("LANES", "both")  # both | relay | default
 WORKERS = worker_count()
 
@@ -36,8 +38,13 @@ DEFAULT_MODEL = env.str("DEFAULT_MODEL", "")
 UPSTREAM_CONNECT_TIMEOUT = env.float("UPSTREAM_CONNECT_TIMEOUT", 5.0)  # seconds
 UPSTREAM_IDLE_TIMEOUT = env.float("UPSTREAM_IDLE_TIMEOUT", 120.0)  # seconds without a byte of the answer
 UPSTREAM_POLL_INTERVAL = env.float("UPSTREAM_POLL_INTERVAL", 2.0)  # seconds between two looks at a llama-server
+HEARTBEAT_AFTER = env.float("HEARTBEAT_AFTER", 15.0)  # seconds of silence until a stream is kept alive by a comment
+SHOW_TIMINGS = env.bool("SHOW_TIMINGS", False)  # llama-server's timings and cached_tokens, to its callers
 MAX_BODY_BYTES = env.int("MAX_BODY_BYTES", 16 * 1024 * 1024)
 MAX_TEXT_BYTES = env.int("MAX_TEXT_BYTES", 2 * 1024 * 1024)  # of a body, its images aside
+
+# -- The ledger -----------------------------------------------------------------------------------------------
+LEDGER_MAX_ROWS = env.int("LEDGER_MAX_ROWS", 50_000)  # that wait in memory while the database is gone, 1 KB each
 
 # -- Metrics --------------------------------------------------------------------------------------------------
 METRICS_TOKEN = env.str("METRICS_TOKEN", "")
@@ -75,6 +82,7 @@ INSTALLED_APPS = [
     "django.contrib.staticfiles",
     "django_prometheus",
     "rest_framework",
+    "corsheaders",
 ]
 MIDDLEWARE = [  # the default lane's
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
@@ -95,6 +103,18 @@ RELAY_MIDDLEWARE = [  # the relay lane's, asynchronous
     "llmgateway.middleware.RequestId",
     "llmgateway.middleware.RequestMetrics",
 ]
+if CORS_ALLOW_ORIGINS:
+    MIDDLEWARE.insert(3, "corsheaders.middleware.CorsMiddleware")
+    RELAY_MIDDLEWARE.append("corsheaders.middleware.CorsMiddleware")
+RATE_HEADERS = [f"x-ratelimit-{what}-requests" for what in ("limit", "remaining", "reset")]
+SDK_HEADERS = ["anthropic-version", "anthropic-beta", "anthropic-dangerous-direct-browser-access"]
+SDK_HEADERS += [f"x-stainless-{what}" for what in ("lang", "package-version", "os", "arch", "runtime")]
+SDK_HEADERS += [f"x-stainless-{what}" for what in ("runtime-version", "retry-count", "timeout", "helper-method")]
+CORS_ALLOW_ALL_ORIGINS = "*" in CORS_ALLOW_ORIGINS
+CORS_ALLOWED_ORIGINS = [origin for origin in CORS_ALLOW_ORIGINS if origin != "*"]
+CORS_URLS_REGEX = r"^/(v1|auth)/"
+CORS_ALLOW_HEADERS = [*default_headers, "x-api-key", *SDK_HEADERS]
+CORS_EXPOSE_HEADERS = ["retry-after", "x-request-id", "x-dropped-params", *RATE_HEADERS]
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",

@@ -5,13 +5,15 @@ from django.urls import include, path
 from django.views.generic import RedirectView
 
 from proxy import health, views
+from proxy.endpoints import ENDPOINTS
 
 from .metrics import export_metrics
 
 urlpatterns = [
     # relay lane
-    path("v1/chat/completions", views.ChatCompletions.as_view(), name="chat-completions"),
+    *(path(f"v1/{each.url}", views.inference(each), name=each.name) for each in ENDPOINTS),
     path("v1/models", views.Models.as_view(), name="models"),
+    path("v1/models/<path:name>", views.Model.as_view(), name="model"),
     path("health", health.Health.as_view(), name="health"),
     path("health/live", health.Live.as_view(), name="health-live"),
     path("health/ready", health.Ready.as_view(), name="health-ready"),

@@ -2,7 +2,7 @@
 
 import logging
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import orjson
@@ -14,9 +14,12 @@ from rest_framework import exceptions
 
 from accounts.errors import GatewayError, InvalidApiKey, InvalidRequest, StoreUnavailable
 
+from . import envelopes
 from .errors import InvalidJson, MethodNotAllowed, RateLimitExceeded, UnknownUrl
 
 logger = logging.getLogger(__name__)
+
+Envelope = Callable[[GatewayError], dict[str, Any]]
 
 
 class EventStream(HttpResponseBase):
@@ -36,19 +39,25 @@ def json_answer(content: bytes | dict[str, Any], status: int = 200) -> HttpRespo
     return HttpResponse(body, status=status, content_type="application/json", headers={"Content-Length": len(body)})
 
 
-def answer_to(exc: Exception, request: Any = None) -> HttpResponse:
+def answer_to(exc: Exception, request: Any = None, envelope: Envelope = envelopes.openai) -> HttpResponse:
     """The answer to any exception. What nobody foresaw is logged whole and told as nothing but `internal_error`."""
-    error = error_of(exc)
-    if error is None:
-        logger.error("Unforeseen, in %s.", getattr(request, "id", "no request"), exc_info=exc)
-        error = GatewayError()
-    response = json_answer(error.envelope, error.status)
+    error = error_of(exc, request)
+    response = json_answer(envelope(error), error.status)
     for name, value in error.headers.items():
         response[name] = value
     return response
 
 
-def error_of(exc: Exception) -> GatewayError | None:
+def error_of(exc: Exception, request: Any = None) -> GatewayError:
+    """The error that an exception means."""
+    error = known_error(exc)
+    if error is None:
+        logger.error("Unforeseen, in %s.", getattr(request, "id", "no request"), exc_info=exc)
+        return GatewayError()
+    return error
+
+
+def known_error(exc: Exception) -> GatewayError | None:
     """What Django's and DRF's exceptions are here; None for what is neither theirs nor ours."""
     match exc:
         case GatewayError():

@@ -5,6 +5,7 @@ GatewayError (accounts/errors.py)
 │   ├── InvalidJson              invalid_json
 │   ├── MissingParameter         missing_required_parameter
 │   ├── InvalidValue             invalid_value
+│   ├── UnsupportedParameter     unsupported_parameter
 │   ├── ContextLengthExceeded    context_length_exceeded
 │   └── RequestExceedsQuota      request_exceeds_quota
 ├── ModelNotAllowed          403 model_not_allowed
@@ -16,7 +17,9 @@ GatewayError (accounts/errors.py)
 ├── RateLimitExceeded        429 rate_limit_exceeded
 │   └── InsufficientQuota        insufficient_quota
 ├── UpstreamError            502 upstream_error
+│   └── BrokenOff                (the connection broke; what came so far may be less than all)
 ├── UpstreamUnavailable      503 upstream_unavailable
+│   └── NeverSent                (another llama-server may take it)
 └── UpstreamTimeout          504 upstream_timeout
 """
 
@@ -34,6 +37,12 @@ class MissingParameter(InvalidRequest):
 
 class InvalidValue(InvalidRequest):
     code = "invalid_value"
+
+
+class UnsupportedParameter(InvalidRequest):
+    """It asks for something that neither the gateway nor a llama-server does, and that it cannot do without."""
+
+    code = "unsupported_parameter"
 
 
 class ContextLengthExceeded(InvalidRequest):
@@ -123,6 +132,16 @@ class UpstreamUnavailable(GatewayError):
     code = "upstream_unavailable"
     sentence = "No llama-server can take this call at the moment. Try again shortly."
     retry_after = 2
+
+
+class BrokenOff(UpstreamError):
+    """The llama-server ended the connection before the answer was complete."""
+
+    sentence = "The llama-server broke the connection."
+
+
+class NeverSent(UpstreamUnavailable):
+    """The call did not reach the llama-server, or was turned away by one that still loads: another may take it."""
 
 
 class UpstreamTimeout(GatewayError):

@@ -1,16 +1,16 @@
-"""Server-sent events, as llama-server writes them: split from bytes, recognised, tidied. Pure."""
+"""Server-sent events, as llama-server writes them: split from bytes, read, written. Pure."""
 
 from typing import Any
 
 import orjson
 
+from .errors import UpstreamError
+from .refusals import refusal_of
+
 DATA = b"data: "
 DONE = b"data: [DONE]\n\n"
-HIDDEN = ("timings", "__verbose")  # timings tell tenants about each other's prompts
-
-# A token's event starts with its choices and has none of these in it, so it can pass unread.
-PLAIN_START = b'data: {"choices":[{'
-NOT_PLAIN = (b'"timings"', b'"usage"', b'"error"')
+NOTHING = b"data: null\n\n"  # how the stream of several prompts begins
+COMMENT = b":\n\n"  # a heartbeat, for proxies and clients that give up on silence
 
 
 class EventSplitter:
@@ -27,29 +27,23 @@ class EventSplitter:
         return [event + b"\n\n" for event in events]
 
 
-def is_plain(event: bytes) -> bool:
-    """True for an event that holds a token and nothing that would have to be looked at."""
-    return event.startswith(PLAIN_START) and not any(mark in event for mark in NOT_PLAIN)
+def read(event: bytes) -> dict[str, Any] | None:
+    """The JSON object of an event; None for a comment, for [DONE] and for nothing.
 
-
-def payload(event: bytes) -> dict[str, Any] | None:
-    """The JSON object of an event; None for a comment and for [DONE]. Raises ValueError for anything else."""
-    if not event.startswith(DATA) or event == DONE:
+    Raises what an error event means, or UpstreamError where it is no event of a llama-server.
+    """
+    if event.startswith(b":") or event in (DONE, NOTHING):
         return None
-    value = orjson.loads(event[len(DATA) :])
-    if not isinstance(value, dict):
-        raise ValueError("An event of the llama-server holds no object.")
-    return value
-
-
-def without_hidden(chunk: dict[str, Any]) -> dict[str, Any]:
-    """A chunk without what the gateway keeps to itself."""
-    for name in HIDDEN:
-        chunk.pop(name, None)
-    if usage := chunk.get("usage"):
-        usage.pop("prompt_tokens_details", None)
+    try:
+        chunk = orjson.loads(event[event.index(DATA) + len(DATA) :])
+        error = chunk.get("error")
+        if error and chunk.get("type", "error") == "error":  # a response has one, too, mostly null
+            raise refusal_of(error)
+    except (ValueError, AttributeError) as exc:
+        raise UpstreamError("The llama-server sent something that is no answer.") from exc
     return chunk
 
 
-def event_of(chunk: dict[str, Any]) -> bytes:
-    return DATA + orjson.dumps(chunk) + b"\n\n"
+def event_of(chunk: dict[str, Any], name: str = "") -> bytes:
+    head = b"event: " + name.encode() + b"\n" if name else b""
+    return head + DATA + orjson.dumps(chunk) + b"\n\n"

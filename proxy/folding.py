@@ -1,49 +1,80 @@
-"""The chunks of a streamed chat completion, folded into the one answer that a caller without `stream` expects."""
+"""The chunks of a stream with choices, folded into the one answer that a caller without `stream` expects. Pure."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
+HEAD = ("id", "created", "model", "system_fingerprint")
 
-class Fold:
-    """Takes chunks in order; `answer` is the completion. Text, reasoning, tool calls, logprobs, several choices."""
+Choice = dict[str, Any]
+
+
+class Fold(ABC):
+    """Takes chunks in order; `answer` is the completion, but for its usage."""
+
+    object: str
 
     def __init__(self) -> None:
         self.head: dict[str, Any] = {}
-        self.usage: dict[str, int] = {}
-        self.choices: dict[int, dict[str, Any]] = {}
+        self.choices: dict[int, Choice] = {}
 
     def add(self, chunk: dict[str, Any]) -> None:
         if not self.head:
-            self.head = {
-                name: chunk[name] for name in ("id", "created", "model", "system_fingerprint") if name in chunk
-            }
-        if usage := chunk.get("usage"):
-            self._add_usage(usage["prompt_tokens"], usage["completion_tokens"])
-        for part in chunk.get("choices", ()):
-            self._add_choice(part)
+            self.head = {name: chunk[name] for name in HEAD if name in chunk}
+        for part in chunk["choices"]:
+            index = part["index"]
+            choice = self.choices.get(index)
+            if choice is None:
+                choice = self.choices[index] = {"index": index, **self.fresh(), "finish_reason": None}
+            choice["finish_reason"] = part.get("finish_reason") or choice["finish_reason"]
+            add_logprobs(choice, part.get("logprobs") or {})
+            self.add_part(choice, part)
 
-    def _add_usage(self, prompt: int, completion: int) -> None:
-        """One usage chunk comes for each choice, and each counts the one prompt again."""
-        completion += self.usage.get("completion_tokens", 0)
-        self.usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    @abstractmethod
+    def fresh(self) -> Choice:
+        """A choice of which nothing has come yet."""
 
-    def _add_choice(self, part: dict[str, Any]) -> None:
-        index = part["index"]
-        fresh = {"index": index, "message": {"role": "assistant", "content": None}, "finish_reason": None}
-        choice = self.choices.setdefault(index, fresh)
-        choice["finish_reason"] = part.get("finish_reason") or choice["finish_reason"]
-        for name, tokens in (part.get("logprobs") or {}).items():
-            if tokens:
-                choice.setdefault("logprobs", {}).setdefault(name, []).extend(tokens)
-        add_delta(choice["message"], part.get("delta", {}))
+    @abstractmethod
+    def add_part(self, choice: Choice, part: dict[str, Any]) -> None:
+        """What a chunk adds to the text of its choice."""
 
     @property
-    def is_complete(self) -> bool:
-        return bool(self.choices) and all(choice["finish_reason"] for choice in self.choices.values())
+    def finished(self) -> int:
+        """How many choices have come to their end."""
+        return sum(choice["finish_reason"] is not None for choice in self.choices.values())
 
     @property
     def answer(self) -> dict[str, Any]:
         choices = [self.choices[index] for index in sorted(self.choices)]
-        return {**self.head, "object": "chat.completion", "choices": choices, "usage": self.usage}
+        return {**self.head, "object": self.object, "choices": choices}
+
+
+class TextFold(Fold):
+    object = "text_completion"
+
+    def fresh(self) -> Choice:
+        return {"text": "", "logprobs": None}
+
+    def add_part(self, choice: Choice, part: dict[str, Any]) -> None:
+        choice["text"] += part.get("text") or ""
+
+
+class ChatFold(Fold):
+    """Text, reasoning and tool calls."""
+
+    object = "chat.completion"
+
+    def fresh(self) -> Choice:
+        return {"message": {"role": "assistant", "content": None}}
+
+    def add_part(self, choice: Choice, part: dict[str, Any]) -> None:
+        add_delta(choice["message"], part.get("delta", {}))
+
+
+def add_logprobs(choice: Choice, logprobs: dict[str, Any]) -> None:
+    for name, tokens in logprobs.items():
+        if tokens:
+            choice["logprobs"] = choice.get("logprobs") or {}
+            choice["logprobs"].setdefault(name, []).extend(tokens)
 
 
 def add_delta(message: dict[str, Any], delta: dict[str, Any]) -> None:

@@ -17,11 +17,14 @@ from rest_framework.views import APIView
 
 from accounts.authentication import TokenAuthentication
 from accounts.callers import Caller
+from accounts.errors import GatewayError
 
+from . import envelopes
 from .admission import claim_of, rate_headers, refusal
-from .answers import answer_to
+from .answers import Envelope, answer_to, error_of
 from .errors import MethodNotAllowed, RateLimitExceeded
 from .gateway import Gateway, gateway
+from .records import Record
 from .throttles import TierThrottle
 
 Policies = Sequence[type[Any]]
@@ -52,9 +55,12 @@ class GatedView(APIView):
     authentication_classes: Policies = (TokenAuthentication,)
     permission_classes: Policies = ()
     throttle_classes: Policies = (TierThrottle,)
+    envelope: Envelope = staticmethod(envelopes.openai)
     gateway: Gateway
     caller: Caller | None = None
+    record: Record | None = None  # of an admitted call
     model = ""  # which one the call is for; views that have one set it when they parse
+    streamed = False  # and so they do this
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -64,6 +70,7 @@ class GatedView(APIView):
         self.gateway = gateway()
         self.request = drf_request = Request(request)
         self.extra_headers: dict[str, str] = {}
+        self.has_rate_headers = False
         try:
             handler = self.handler(request)
             await self.authenticate(drf_request)
@@ -71,14 +78,23 @@ class GatedView(APIView):
             await self.permit(drf_request)
             await self.throttle(drf_request)
             response = await handler(drf_request, *args, **kwargs)
+            if self.record and not response.streaming:
+                self.record.answered(response.status_code)
         except RequestAborted:
             raise
         except Exception as exc:
-            response = answer_to(exc, request)
-            self.extra_headers = self.extra_headers or self.rate_headers()
+            response = self.refused(error_of(exc, request))
         for name, value in self.extra_headers.items():
             response[name] = value
         return response
+
+    def refused(self, error: GatewayError) -> HttpResponseBase:
+        """The answer to a call that failed, with what the caller has left."""
+        if self.record:
+            self.record.answered(error.status, error.code)
+        if not self.has_rate_headers:
+            self.extra_headers |= self.rate_headers()
+        return answer_to(error, envelope=self.envelope)
 
     def handler(self, request: HttpRequest) -> Any:
         method = "get" if request.method == "HEAD" else (request.method or "").lower()  # the server drops its body
@@ -104,13 +120,26 @@ class GatedView(APIView):
                 self.permission_denied(request)
 
     async def throttle(self, request: Request) -> None:
-        """Stop at the first throttle that refuses. The last in line is the one that charges."""
+        """Stop at the first throttle that refuses. The last in line is the one that charges.
+
+        What was charged is recorded: from here on a call has a row in the ledger, whatever becomes of it.
+        """
+        if self.throttle_classes:
+            self.gateway.ledger.check_room()
         for throttle in [throttle_class() for throttle_class in self.throttle_classes]:
             admitted = await throttle.aallow_request(request, self)
             if verdict := getattr(throttle, "verdict", None):
                 self.extra_headers |= rate_headers(verdict.readings)
+                self.has_rate_headers = True
             if not admitted:
                 raise refusal(verdict) if verdict else RateLimitExceeded(retry_after=throttle.wait())
+        if self.caller is not None:
+            self.record = self.new_record(request._request, self.caller)
+            request._request.endings.callback(self.record.settle, self.gateway.ledger.add)  # type: ignore[attr-defined]  # a RelayRequest
+
+    def new_record(self, request: Any, caller: Caller) -> Record:
+        endpoint = request.resolver_match.url_name
+        return Record(request.id, caller, self.tier.name, endpoint, self.model, self.streamed, request.began)
 
     def rate_headers(self) -> dict[str, str]:
         """What an authenticated caller has left, for a call that ended before it was charged."""

@@ -1,6 +1,6 @@
 """The parts that all calls of one process share, from their start to their stop."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from django.apps import apps
 from django.conf import settings
@@ -11,7 +11,9 @@ from accounts.snapshot import Snapshot
 from accounts.usage import QuotaUse
 
 from .admission import account_of, meters_of, quota_uses
-from .metrics import SNAPSHOT_AGE
+from .ledger import Ledger
+from .metrics import LEDGER_WAITING, SNAPSHOT_AGE
+from .models import ModelAlias
 from .pool import Pool, Upstream
 from .stores import Store
 from .stores.memory import MemoryStore
@@ -24,21 +26,32 @@ class Gateway:
     def __init__(self) -> None:
         self.store: Store = MemoryStore()
         self.snapshot = Snapshot(settings.SNAPSHOT_MAX_STALE)
+        self.ledger = Ledger(settings.LEDGER_MAX_ROWS)
         SNAPSHOT_AGE.set_function(lambda: self.snapshot.age)
+        LEDGER_WAITING.set_function(lambda: self.ledger.waiting)
 
     async def start(self) -> None:
         """Read what calls need and look at the llama-servers, then keep doing so."""
-        self.snapshot = Snapshot(settings.SNAPSHOT_MAX_STALE)
+        self.snapshot = Snapshot(settings.SNAPSHOT_MAX_STALE, load_extra=load_aliases)
+        self.ledger = Ledger(settings.LEDGER_MAX_ROWS)
         self.client = UpstreamClient(settings.UPSTREAM_CONNECT_TIMEOUT, settings.UPSTREAM_IDLE_TIMEOUT)
         upstreams = [Upstream(url.rstrip("/"), settings.LLAMA_API_KEY) for url in settings.LLAMA_SERVERS]
         self.pool = Pool(upstreams, self.client, settings.UPSTREAM_POLL_INTERVAL)
         await self.snapshot.start()
         await self.pool.start()
+        await self.ledger.start()
 
     async def stop(self) -> None:
         await self.pool.stop()
         await self.snapshot.stop()
         await self.client.aclose()
+        await self.ledger.stop()
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """Other names of models, and what each stands for."""
+        aliases: Mapping[str, str] = self.snapshot.whole.extra
+        return aliases
 
     @property
     def policies(self) -> Policies:
@@ -51,6 +64,10 @@ class Gateway:
     def remaining(self, user_id: int, tier_id: int) -> Sequence[QuotaUse]:
         meters = meters_of(self.policies.limits(tier_id, user_id))
         return quota_uses(self.store.read(account_of(user_id), meters))
+
+
+def load_aliases() -> dict[str, str]:
+    return dict(ModelAlias.objects.values_list("name", "model"))
 
 
 def gateway() -> Gateway:

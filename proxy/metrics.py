@@ -16,6 +16,19 @@ DURATION = Histogram(
     buckets=SECONDS,
 )
 REJECTIONS = Counter("api_rejections_total", "Calls that a limit refused, by the limit.", ["reason", "tier"])
+FIRST_TOKEN = Histogram(
+    "api_time_to_first_token_seconds",
+    "Time from a request to the first event of its answer, or to the whole of one that is not streamed.",
+    ["model", "tier"],
+    buckets=SECONDS,
+)
+TOKENS = Counter(
+    "api_tokens_total",
+    "Tokens of ended calls: prompt, cached (a part of prompt), completion.",
+    ["kind", "model", "tier"],
+)
+LEDGER_ROWS = Counter("api_ledger_rows_total", "Rows of the ledger, written or rejected by the database.", ["result"])
+LEDGER_WAITING = Gauge("api_ledger_waiting_rows", "Ended calls whose row is not in the ledger yet.")
 UPSTREAM_UP = Gauge("api_upstream_up", "1 while the llama-server answers.", ["upstream"])
 UPSTREAM_ERRORS = Counter("api_upstream_errors_total", "Failures of a llama-server, by kind.", ["upstream", "kind"])
 SNAPSHOT_AGE = Gauge("api_snapshot_age_seconds", "Time since tiers and quotas were last read from the database.")

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -16,6 +16,7 @@ from .upstream import UpstreamClient
 logger = logging.getLogger(__name__)
 
 LOOK_TIMEOUT = 5.0  # seconds that a llama-server has to say what it serves
+ANY = "*"  # the alias of all names that nothing else knows
 FIRST_LOOK = 2.0  # seconds that a start waits for the first look at the llama-servers
 
 
@@ -108,24 +109,32 @@ class Pool:
         """The models' own names, each once. Those of upstreams that are down now stay known."""
         return list(dict.fromkeys(own for upstream in self.upstreams for own in upstream.models.values()))
 
-    def resolve(self, name: str, default: str) -> str:
-        """The model that a call means by `name`. Raises ModelNotFound, MissingParameter or UpstreamUnavailable."""
+    def resolve(self, name: str, default: str, aliases: Mapping[str, str]) -> str:
+        """The model that a call means by `name`. Raises ModelNotFound, MissingParameter or UpstreamUnavailable.
+
+        An alias goes before a model's own name, and the alias "*" is for names that nothing else knows.
+        """
         models = self.models
         if not models:
             raise UpstreamUnavailable
-        wanted = name or default or (models[0] if len(models) == 1 else "")
+        wanted = name or default or (models[0] if len(models) == 1 else aliases.get(ANY, ""))
         if not wanted:
             raise MissingParameter(f"'model' is required. Models here: {', '.join(models)}.", param="model")
-        for upstream in self.upstreams:
-            if wanted in upstream.models:
-                return upstream.models[wanted]
+        for candidate in (aliases.get(wanted, wanted), aliases.get(ANY)):
+            for upstream in self.upstreams:
+                if candidate in upstream.models:
+                    return upstream.models[candidate]
         raise ModelNotFound(
             f"There is no model '{wanted[:100]}' here. GET /v1/models lists those there are.", param="model"
         )
 
+    def fit(self, model: str, tried: Sequence[Upstream] = ()) -> list[Upstream]:
+        """The upstreams that are up, serve the model and were not tried yet."""
+        return [each for each in self.upstreams if each.is_up and model in each.models and each not in tried]
+
     def lease(self, model: str, tried: Sequence[Upstream]) -> Lease:
-        """A place at the least busy upstream that serves the model and was not tried yet."""
-        fit = [u for u in self.upstreams if u.is_up and model in u.models and u not in tried]
+        """A place at the least busy upstream that fits. Raises UpstreamUnavailable."""
+        fit = self.fit(model, tried)
         if not fit:
             raise UpstreamUnavailable
         return Lease(min(fit, key=lambda upstream: upstream.in_flight))

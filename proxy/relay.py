@@ -1,99 +1,223 @@
 """The way of an admitted call: to an upstream, and its answer back, event by event or folded into one."""
 
+import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from accounts.errors import GatewayError
 
+from .calls import Call
 from .endings import Endings
-from .errors import UpstreamError
-from .events import DONE, EventSplitter, event_of, is_plain, payload, without_hidden
-from .folding import Fold
+from .endpoints import Endpoint
+from .errors import BrokenOff, NeverSent, UpstreamError
+from .events import COMMENT, EventSplitter
 from .metrics import UPSTREAM_ERRORS
 from .pool import Pool, Upstream
-from .upstream import Answer, NeverSent, refusal_of
+from .readers import Reader
+from .records import Record
+from .upstream import Answer
 
 logger = logging.getLogger(__name__)
 
 Events = list[bytes]  # complete ones, that came in together
-Several = AsyncGenerator[Events, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """What is to be done: a call of an endpoint, and the body to send for it."""
+
+    endpoint: Endpoint
+    call: Call
+    model: str
+    body: bytes
+    shows_timings: bool = False
+
+    def new_reader(self) -> Reader:
+        assert self.endpoint.reader is not None
+        return self.endpoint.reader(self.call, self.model, shows_timings=self.shows_timings)
 
 
 class Relay:
-    """One call at one upstream. What it opens is closed by `endings`, however the call ends."""
+    """One call, at one upstream after the other until something of its answer was passed on.
 
-    def __init__(self, pool: Pool, endings: Endings) -> None:
+    What it opens is closed by `endings`, however the call ends; what becomes known is kept in `record`.
+    """
+
+    def __init__(self, errand: Errand, pool: Pool, endings: Endings, record: Record) -> None:
+        self.errand = errand
         self.pool = pool
         self.endings = endings
+        self.record = record
         self.upstream: Upstream | None = None
+        self._tried: list[Upstream] = []
+        self._broke_off = False
+        self._is_over = False  # the last event was taken
+        self._fault: GatewayError | None = None  # an error event, whose portion had more before it
+        self._take = self._passed_on if errand.call.stream else self._folded
 
-    async def whole(self, path: str, model: str, body: bytes) -> bytes:
-        """The answer to a caller who asked for no stream: the JSON of one completion."""
-        fold = Fold()
-        with self.faults_counted():
-            async for events in await self.open(path, model, body):
-                for event in events:
-                    if chunk := read(event):
-                        fold.add(without_hidden(chunk))
-            if not fold.is_complete:
-                raise UpstreamError("The llama-server ended its answer without a finish reason.")
-        return orjson.dumps(fold.answer)
+    # -- what views ask ------------------------------------------------------------------------------------------
 
-    async def stream(self, path: str, model: str, body: bytes, *, include_usage: bool) -> AsyncIterator[bytes]:
-        """The answer to a caller who asked for a stream, once its first event is there: until then errors raise."""
-        with self.faults_counted():
-            events = await self.open(path, model, body)
-            first = await anext(events)
-            tidy = tidied(first, include_usage=include_usage)
-        return self.rest(tidy, events, include_usage=include_usage, is_all=first[-1] == DONE)
+    async def whole(self) -> bytes:
+        """The answer to a caller who asked for no stream, as JSON."""
+        with self._faults_counted():
+            answer, _ = await self._begin()
+        return answer
 
-    async def rest(self, first: bytes, events: Several, *, include_usage: bool, is_all: bool) -> AsyncIterator[bytes]:
-        """The events, tidied, as they come. From now on a fault is an error event, and the end."""
+    async def stream(self, patience: float) -> AsyncIterator[bytes]:
+        """The answer as events. Until the first is there errors raise, but for no longer than `patience` seconds."""
+        beginning = asyncio.create_task(self._begin())
+        self.endings.push_async_callback(cancelled, beginning)
+        await asyncio.wait({beginning}, timeout=patience)
+        if beginning.done():
+            with self._faults_counted():
+                beginning.result()
+        return self._parts(beginning)
+
+    # -- streaming -----------------------------------------------------------------------------------------------
+
+    async def _parts(self, beginning: "asyncio.Task[tuple[bytes, Several]]") -> AsyncIterator[bytes]:
+        """What the caller gets, as it comes. The status is said, so a fault is an error event, and the end."""
+        self.record.status = 200
         try:
-            if is_all:
-                await self.endings.unwind()
-            yield first
-            with self.faults_counted():
-                async for several in events:
-                    if several[-1] == DONE:
-                        await self.endings.aclose()  # whoever reads [DONE] may call again at once
-                    if tidy := tidied(several, include_usage=include_usage):
-                        yield tidy
+            if not beginning.done():
+                yield COMMENT
+            with self._faults_counted():
+                first, several = await beginning
+                async for part in self._from(first, several):
+                    yield part
         except GatewayError as exc:
-            yield event_of(exc.envelope)
+            yield self._error_event(exc)
         except Exception:
             logger.exception("A stream failed.")
-            yield event_of(GatewayError().envelope)
+            yield self._error_event(GatewayError())
 
-    async def open(self, path: str, model: str, body: bytes) -> Several:
-        """Send the call to an upstream, or to the next where it did not reach the first.
+    async def _from(self, part: bytes, several: "Several") -> AsyncIterator[bytes]:
+        """The first part and all that follow. Whoever reads the last may call again at once: first all is settled."""
+        while True:
+            if self._is_over:
+                self.record.answered(200)
+                await self.endings.unwind()
+            if part:
+                yield part
+            if self._fault:
+                raise self._fault
+            if self._is_over:
+                return
+            part = self._take(await anext(several))
+
+    def _error_event(self, error: GatewayError) -> bytes:
+        self.record.answered(200, error.code)
+        return (self.record.reader or self.errand.new_reader()).error_event(error)
+
+    # -- attempts ------------------------------------------------------------------------------------------------
+
+    async def _begin(self) -> "tuple[bytes, Several]":
+        """The first part for the caller, or all of it at once, from whichever upstream gives it.
 
         Raises UpstreamUnavailable where none is left, and what the one that took the call says against it.
         """
-        tried: list[Upstream] = []
         while True:
-            lease = self.pool.lease(model, tried)
-            self.upstream = lease.upstream
             try:
-                answer = await self.pool.client.post(self.upstream.base_url + path, self.upstream.api_key, body)
-            except NeverSent as exc:
-                lease.release()
-                self.pool.mark_down(self.upstream, str(exc))
-                tried.append(self.upstream)
-            except BaseException:
-                lease.release()
+                async with AsyncExitStack() as attempt:
+                    begun = await self._attempt(attempt)
+                    self.endings.push_async_callback(attempt.pop_all().aclose)
+                    return begun
+            except (NeverSent, BrokenOff) as exc:
+                self._give_up_on(exc)
+
+    async def _attempt(self, attempt: AsyncExitStack) -> "tuple[bytes, Several]":
+        lease = self.pool.lease(self.errand.model, self._tried)
+        attempt.callback(lease.release)
+        self.upstream = lease.upstream
+        self.record.upstream = lease.upstream.name
+        url = self.upstream.base_url + self.errand.endpoint.path
+        if self.errand.endpoint.reader is not None:
+            self.record.reader = self.errand.new_reader()
+        answer = await self.pool.client.post(url, self.upstream.api_key, self.errand.body)
+        attempt.push_async_callback(answer.aclose)
+        if self.record.reader is None:
+            return await self._unstreamed(answer), nothing()
+        several = complete_events(answer, self.record.reader.is_last)
+        attempt.push_async_callback(several.aclose)
+        while True:
+            self._is_over = False
+            if part := self._take(await anext(several)):
+                return part, several
+
+    def _give_up_on(self, exc: NeverSent | BrokenOff) -> None:
+        """Note which upstream failed, and raise where the call may not go on to another.
+
+        A call that was never sent may; one that an upstream broke off may once, or it could break them all.
+        """
+        assert self.upstream is not None
+        self._tried.append(self.upstream)
+        if isinstance(exc, NeverSent):
+            self.pool.mark_down(self.upstream, str(exc))
+        elif self._broke_off:
+            raise exc
+        else:
+            self._broke_off = True
+        if not self.pool.fit(self.errand.model, self._tried):
+            raise exc
+        UPSTREAM_ERRORS.labels(self.upstream.name, exc.code).inc()
+
+    # -- taking events -------------------------------------------------------------------------------------------
+
+    def _passed_on(self, events: Events) -> bytes:
+        """The part of a stream that these events make."""
+        part = b""
+        try:
+            for event in events:
+                part += self.reader.pass_on(event)
+        except GatewayError as exc:
+            if not part:
                 raise
-            else:
-                self.endings.callback(lease.release)
-                self.endings.push_async_callback(answer.aclose)
-                return complete_events(answer)
+            self._fault = exc
+        except UNREADABLE as exc:
+            raise UpstreamError(NO_ANSWER) from exc
+        self._note(events, has_begun=bool(part))
+        return part
+
+    def _folded(self, events: Events) -> bytes:
+        """The answer, once these were the last events of it; nothing before."""
+        try:
+            begun = [self.reader.fold(event) for event in events]
+            self._note(events, has_begun=any(begun))
+            if not self._is_over:
+                return b""
+            if not self.reader.is_complete:
+                raise BrokenOff("The llama-server ended its answer without a finish reason.")
+            return orjson.dumps(self.reader.answer)
+        except UNREADABLE as exc:
+            raise UpstreamError(NO_ANSWER) from exc
+
+    async def _unstreamed(self, answer: Answer) -> bytes:
+        body = await answer.whole()
+        try:
+            body.pop("timings", None)
+            self.record.known = self.errand.endpoint.count(body)
+        except UNREADABLE as exc:
+            raise UpstreamError(NO_ANSWER) from exc
+        self.record.first_token()
+        return orjson.dumps(body)
+
+    def _note(self, events: Events, *, has_begun: bool) -> None:
+        self._is_over = self.reader.is_last(events[-1]) and not self._fault
+        if has_begun and self.record.first_token_at is None:
+            self.record.first_token()
+
+    @property
+    def reader(self) -> Reader:
+        assert self.record.reader is not None
+        return self.record.reader
 
     @contextmanager
-    def faults_counted(self) -> Iterator[None]:
+    def _faults_counted(self) -> Iterator[None]:
         try:
             yield
         except GatewayError as exc:
@@ -102,37 +226,28 @@ class Relay:
             raise
 
 
-async def complete_events(answer: Answer) -> Several:
-    """The complete events of each part that comes in, up to [DONE]. An end without it is a fault."""
+Several = AsyncGenerator[Events, None]
+UNREADABLE = (KeyError, IndexError, TypeError, ValueError, AttributeError)  # of an event that is not as it should be
+NO_ANSWER = "The llama-server sent something that is no answer."
+
+
+async def complete_events(answer: Answer, is_last: Callable[[bytes], bool]) -> Several:
+    """The complete events of each portion that comes in, up to the last. An end without that is a fault."""
     splitter = EventSplitter()
-    async for part in answer.parts():
-        if events := splitter.feed(part):
+    async for data in answer.parts():
+        if events := splitter.feed(data):
             yield events
-            if events[-1] == DONE:
+            if is_last(events[-1]):
                 return
-    raise UpstreamError("The llama-server ended its answer before it was complete.")
+    raise BrokenOff("The llama-server ended its answer before it was complete.")
 
 
-def read(event: bytes) -> dict[str, Any] | None:
-    """The chunk of an event, None for one without. Raises what an error event means, or UpstreamError."""
-    try:
-        chunk = payload(event)
-        if chunk and (error := chunk.get("error")):
-            raise refusal_of(error.get("code", 500), str(error.get("message", "")), str(error.get("type")))
-    except (ValueError, AttributeError) as exc:
-        raise UpstreamError("The llama-server sent something that is no answer.") from exc
-    return chunk
+async def nothing() -> Several:
+    return
+    yield []
 
 
-def tidied(events: Events, *, include_usage: bool) -> bytes:
-    """Events as the caller may see them: no timings, and no usage where it was not asked for."""
-    return b"".join(event if is_plain(event) else tidied_one(event, include_usage=include_usage) for event in events)
-
-
-def tidied_one(event: bytes, *, include_usage: bool) -> bytes:
-    chunk = read(event)
-    if chunk is None:
-        return event
-    if not include_usage and not chunk.get("choices"):
-        return b""
-    return event_of(without_hidden(chunk))
+async def cancelled(task: "asyncio.Task[Any]") -> None:
+    """End a task, and wait until it has."""
+    task.cancel()
+    await asyncio.wait({task})

@@ -39,7 +39,9 @@ class TierThrottle(BaseThrottle):
         store = gateway().store
         self.verdict = await store.admit(claim)
         if not self.verdict.admitted:
-            REJECTIONS.labels(refusal_reason(self.verdict), policies.tiers[request.user.tier_id].name).inc()
+            reason = refusal_reason(self.verdict)
+            REJECTIONS.labels(reason, policies.tiers[request.user.tier_id].name).inc()
+            gateway().ledger.add_refusal(request.user.user_id, reason)
             return False
         if endings := getattr(request, "endings", None):
             endings.push_async_callback(store.release, claim)

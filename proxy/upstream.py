@@ -1,7 +1,6 @@
-"""The one module that knows httpx, aiohttp and how a llama-server says no. It translates all their errors."""
+"""The one module that knows httpx and aiohttp. It translates all their errors."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import lru_cache
@@ -12,28 +11,12 @@ import httpx
 import orjson
 from httpx_aiohttp import AiohttpTransport
 
-from accounts.errors import GatewayError, InvalidRequest
+from accounts.errors import GatewayError
 
-from .errors import ContextLengthExceeded, UpstreamError, UpstreamTimeout, UpstreamUnavailable
-
-logger = logging.getLogger(__name__)
+from .errors import BrokenOff, NeverSent, UpstreamError, UpstreamTimeout
+from .refusals import refusal
 
 ERROR_BYTES = 64 * 1024  # of an error's body that are read at most
-MESSAGE_SHOWN = 300  # characters of it that are passed on or logged
-CALLERS_FAULT = (  # how a llama-server's 500s begin that are for the caller to mend
-    "Failed to parse",
-    "Missing ",
-    "Unknown ",
-    "Unsupported ",
-    "Invalid ",
-    "image input is not supported",
-    "audio input is not supported",
-    "unsupported content",
-)
-
-
-class NeverSent(UpstreamUnavailable):
-    """The call did not reach the llama-server, or was turned away by one that still loads: another may take it."""
 
 
 class UpstreamClient:
@@ -50,9 +33,9 @@ class UpstreamClient:
         await self._transport.aclose()
 
     async def post(self, url: str, api_key: str, body: bytes) -> "Answer":
-        """Send a call and wait for the first event of its answer. The caller closes the answer.
+        """Send a call and wait for its answer to begin. The caller closes the answer.
 
-        Raises NeverSent, UpstreamTimeout, UpstreamError, or the refusal of the llama-server, translated.
+        Raises NeverSent, BrokenOff, UpstreamTimeout, or the refusal of the llama-server, translated.
         """
         response = await self._send(httpx.Request("POST", parsed(url), headers=headers(api_key), content=body))
         if response.status_code != 200:
@@ -93,10 +76,18 @@ class UpstreamClient:
 
 
 class Answer:
-    """A streamed answer of a llama-server, as it comes in."""
+    """The answer of a llama-server, as it comes in."""
 
     def __init__(self, response: httpx.Response) -> None:
         self._response = response
+
+    async def whole(self) -> Any:
+        """The JSON of an answer that is not streamed. Raises as `parts` does, or UpstreamError."""
+        body = b"".join([part async for part in self.parts()])
+        try:
+            return orjson.loads(body)
+        except orjson.JSONDecodeError as exc:
+            raise UpstreamError("The llama-server sent something that is no answer.") from exc
 
     async def parts(self) -> AsyncIterator[bytes]:
         async with translated():
@@ -146,28 +137,4 @@ async def translated() -> AsyncIterator[None]:
             raise NeverSent from exc
         if isinstance(cause, aiohttp.ServerTimeoutError):
             raise UpstreamTimeout from exc
-        raise UpstreamError("The llama-server broke the connection.") from exc
-
-
-def refusal(status: int, body: bytes) -> GatewayError:
-    """What a llama-server's error means to the caller."""
-    try:
-        error = orjson.loads(body)["error"]
-        return refusal_of(status, str(error["message"]), str(error.get("type")))
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
-        return refusal_of(status, "", "")
-
-
-def refusal_of(status: int, message: str, kind: str) -> GatewayError:
-    if kind == "exceed_context_size_error" or message.startswith("Context size has been exceeded"):
-        return ContextLengthExceeded(message)
-    if status in (400, 501):
-        return InvalidRequest(f"The llama-server refused the request: {message[:MESSAGE_SHOWN] or 'no reason given'}")
-    if status == 503:
-        return NeverSent("The llama-server is loading its model. Try again shortly.")
-    if status == 500 and message.startswith(CALLERS_FAULT):
-        return InvalidRequest(f"The llama-server refused the request: {message[:MESSAGE_SHOWN]}")
-    logger.error("A llama-server answered %s: %r", status, message[:MESSAGE_SHOWN])
-    if status in (401, 403):
-        return UpstreamError("The llama-server does not accept the gateway's own key (LLAMA_API_KEY).")
-    return UpstreamError()
+        raise BrokenOff from exc

@@ -1,41 +1,81 @@
 """/v1: each view is a list of gates, and then the relay."""
 
 import time
+from typing import Any
 
 from django.conf import settings
 from django.http.response import HttpResponseBase
 from rest_framework.request import Request
 
+from accounts.authentication import ApiKeyHeaderAuthentication
+
+from . import envelopes
 from .answers import EventStream, json_answer
 from .calls import Call, check_text
+from .endpoints import ENDPOINTS, Endpoint
+from .errors import ModelNotFound
 from .gates import GatedView
 from .permissions import MayUseModel
-from .relay import Relay
+from .relay import Errand, Relay
 
 
-class ChatCompletions(GatedView):
+class Inference(GatedView):
+    """A call that a llama-server answers. `endpoint` says all that is its own."""
+
+    endpoint: Endpoint = ENDPOINTS[0]
     permission_classes = (MayUseModel,)
 
     async def parse(self, request: Request) -> None:
         await request._request.read_body(settings.MAX_BODY_BYTES)  # type: ignore[attr-defined]  # a RelayRequest
         check_text(request._request.body, settings.MAX_TEXT_BYTES)
-        self.call = Call.parse_chat(request._request.body)
-        self.model = self.gateway.pool.resolve(self.call.model, settings.DEFAULT_MODEL)
-        self.body = self.call.body(self.model, self.tier.max_output_tokens)
+        self.call = Call.parse(request._request.body, self.endpoint.schema)
+        self.streamed = self.call.stream
+        if self.call.dropped:
+            self.extra_headers["x-dropped-params"] = self.call.dropped_names
+        self.model = self.gateway.pool.resolve(self.call.model, settings.DEFAULT_MODEL, self.gateway.aliases)
+        body = self.call.body(self.model, self.tier.max_output_tokens)
+        self.errand = Errand(self.endpoint, self.call, self.model, body, shows_timings=settings.SHOW_TIMINGS)
 
     async def post(self, request: Request) -> HttpResponseBase:
-        relay = Relay(self.gateway.pool, request._request.endings)  # type: ignore[attr-defined]  # a RelayRequest
-        sent = "/v1/chat/completions", self.model, self.body
+        assert self.record is not None
+        relay = Relay(self.errand, self.gateway.pool, request._request.endings, self.record)  # type: ignore[attr-defined]  # a RelayRequest
         if self.call.stream:
-            return EventStream(await relay.stream(*sent, include_usage=self.call.include_usage))
-        return json_answer(await relay.whole(*sent))
+            return EventStream(await relay.stream(settings.HEARTBEAT_AFTER))
+        return json_answer(await relay.whole())
+
+
+class AnthropicInference(Inference):
+    """The same for clients that speak Anthropic's language."""
+
+    authentication_classes = (ApiKeyHeaderAuthentication,)
+    envelope = staticmethod(envelopes.anthropic)
+
+
+def inference(endpoint: Endpoint) -> Any:
+    """The view of an endpoint."""
+    return (AnthropicInference if endpoint.is_anthropic else Inference).as_view(endpoint=endpoint)
 
 
 class Models(GatedView):
     """The models that the caller may use. What a llama-server tells of itself beyond their names stays inside."""
 
     async def get(self, request: Request) -> HttpResponseBase:
-        names = [name for name in self.gateway.pool.models if self.tier.allows(name)]
-        now = int(time.time())
-        data = [{"id": name, "object": "model", "created": now, "owned_by": "llama.cpp"} for name in names]
-        return json_answer({"object": "list", "data": data})
+        return json_answer({"object": "list", "data": [told_of(name) for name in self.names]})
+
+    @property
+    def names(self) -> list[str]:
+        """Models by their own names, then aliases; but the alias of all unknown names is none to be listed."""
+        allowed = [name for name in self.gateway.pool.models if self.tier.allows(name)]
+        aliases = [name for name, model in self.gateway.aliases.items() if model in allowed and name != "*"]
+        return list(dict.fromkeys([*allowed, *aliases]))
+
+
+class Model(Models):
+    async def get(self, request: Request, name: str) -> HttpResponseBase:  # type: ignore[override]
+        if name not in self.names:
+            raise ModelNotFound(f"There is no model '{name[:100]}' for you. GET /v1/models lists those there are.")
+        return json_answer(told_of(name))
+
+
+def told_of(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": int(time.time()), "owned_by": "llama.cpp"}

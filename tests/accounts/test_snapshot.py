@@ -8,7 +8,7 @@ from django.db import OperationalError
 from accounts import snapshot as module
 from accounts.callers import Caller, Credential, Policies, TierPolicy
 from accounts.errors import StoreUnavailable
-from accounts.snapshot import FRESH, Snapshot
+from accounts.snapshot import FRESH, Snapshot, Whole
 
 ALICE = Caller(1, "alice", 1, is_active=True, tokens_valid_from=0.0, is_revoked=False)
 KEY = Credential("api_key", "a")
@@ -23,11 +23,11 @@ class Database:
         self.asked: list[set[Credential]] = []
         self.is_down = False
 
-    def read(self, asked, fresh):
+    def read(self, asked, fresh, load_extra):
         self.asked.append(asked)
         if self.is_down:
             raise OperationalError("gone")
-        return fresh or POLICIES, {key: self.callers[key] for key in asked if key in self.callers}
+        return fresh or Whole(POLICIES, None), {key: self.callers[key] for key in asked if key in self.callers}
 
     @property
     def reads(self) -> int:

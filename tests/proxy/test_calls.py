@@ -5,14 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.calls import CHAT_FIELDS, Call
+from proxy.calls import Call
 from proxy.errors import InvalidJson, InvalidRequest, InvalidValue
+from proxy.schemas import CHAT
 
 HI = [{"role": "user", "content": "Hi"}]
 
 
 def parse(**fields):
-    return Call.parse_chat(orjson.dumps({"messages": HI, **fields}))
+    return Call.parse(orjson.dumps({"messages": HI, **fields}), CHAT)
 
 
 def sent(call, model="m", cap=None):
@@ -52,13 +53,20 @@ def test_the_newer_name_of_the_limit_wins_and_goes_out_under_the_older():
     assert "max_completion_tokens" not in body
 
 
-@pytest.mark.parametrize("name", ["verbose", "n_predict", "id_slot", "cache_prompt", "timings_per_token", "store"])
-def test_fields_that_are_not_named_do_not_pass(name):
-    assert name not in sent(parse(**{name: 1}))
+@pytest.mark.parametrize("name", ["verbose", "id_slot", "cache_prompt", "timings_per_token", "store", "metadata"])
+def test_fields_that_are_not_named_do_not_pass_and_are_told(name):
+    call = parse(**{name: "theirs"})
+    assert sent(call).get(name) in (None, True)
+    assert call.dropped == (name,)
+
+
+@pytest.mark.parametrize("name", ["a\r\nx: y", "ü", "a b", "x" * 65, ""])
+def test_a_dropped_field_whose_name_no_header_may_hold_is_not_told(name):
+    assert parse(**{name: 1, "user": 1}).dropped_names == "user"
 
 
 def test_a_key_given_twice_goes_out_once():
-    call = Call.parse_chat(b'{"messages":[{"role":"user","content":"Hi"}],"temperature":1,"temperature":0}')
+    call = Call.parse(b'{"messages":[{"role":"user","content":"Hi"}],"temperature":1,"temperature":0}', CHAT)
     assert call.body("m", None).count(b"temperature") == 1
 
 
@@ -79,17 +87,17 @@ JSON = st.recursive(
 )
 
 
-@given(fields=st.dictionaries(st.sampled_from(sorted(CHAT_FIELDS)), JSON))
+@given(fields=st.dictionaries(st.sampled_from(sorted(CHAT.fields)), JSON))
 def test_any_object_is_a_call_or_a_refusal(fields):
     try:
-        call = Call.parse_chat(orjson.dumps(fields))
+        call = Call.parse(orjson.dumps(fields), CHAT)
     except InvalidRequest as refusal:
         assert refusal.status == 400
     else:
-        assert set(sent(call)) <= set(CHAT_FIELDS)
+        assert set(sent(call)) <= set(CHAT.fields) | set(CHAT.fixed)
 
 
 @given(body=st.binary(max_size=40))
 def test_any_bytes_are_a_call_or_a_refusal(body):
     with pytest.raises((InvalidJson, InvalidRequest)):
-        Call.parse_chat(body)
+        Call.parse(body, CHAT)

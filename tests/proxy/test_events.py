@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import ContextLengthExceeded, UpstreamError
-from proxy.events import DONE, EventSplitter, is_plain, payload
-from proxy.relay import read, tidied
+from proxy.events import DONE, EventSplitter, event_of, read
 
 TOKEN = b'data: {"choices":[{"finish_reason":null,"index":0,"delta":{"content":"%s"}}],"model":"m"}\n\n'
 HI = TOKEN % "Hi \u00fc \U0001f600".encode()
@@ -24,34 +23,17 @@ def test_events_are_whole_however_they_come_in(cuts):
     assert events == [HI, USAGE, DONE]
 
 
-@pytest.mark.parametrize(
-    ("event", "plain"),
-    [
-        (HI, True),
-        (USAGE, False),
-        (DONE, False),
-        (b":\n\n", False),
-        (TOKEN % b'\\"timings\\"', True),
-        (b"data: {}\n\n", False),
-    ],
-)
-def test_only_a_token_passes_unread(event, plain):
-    assert is_plain(event) is plain
+@pytest.mark.parametrize("event", [b":\n\n", DONE, b"data: null\n\n"])
+def test_some_events_hold_nothing(event):
+    assert read(event) is None
 
 
-def test_a_token_that_talks_of_timings_passes_as_it_is():
-    event = TOKEN % b'the \\"usage\\" and the \\"error\\"'
-    assert payload(tidied([event], include_usage=False)) == payload(event)
+def test_an_event_may_have_a_name():
+    assert read(event_of({"type": "ping"}, "ping")) == {"type": "ping"}
 
 
-@pytest.mark.parametrize(("include_usage", "out"), [(False, HI + DONE), (True, None)])
-def test_usage_goes_to_those_who_asked_without_what_it_tells_of_others(include_usage, out):
-    tidy = tidied([HI, USAGE, DONE], include_usage=include_usage)
-    assert tidy == (out or HI + b'data: {"choices":[],"usage":{"prompt_tokens":1}}\n\n' + DONE)
-
-
-def test_comments_pass():
-    assert tidied([b":\n\n"], include_usage=False) == b":\n\n"
+def test_a_response_may_have_no_error():
+    assert read(event_of({"type": "response.completed", "error": {"code": "x"}}))["type"] == "response.completed"
 
 
 @pytest.mark.parametrize("event", [b"data: {\n\n", b"data: []\n\n", b"data: 5\n\n", b'data: {"error":"text"}\n\n'])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy.folding import Fold
+from proxy.folding import ChatFold, TextFold
 
 
 def chunk(delta, index=0, finish=None, **fields):
@@ -15,8 +15,8 @@ def chunk(delta, index=0, finish=None, **fields):
     }
 
 
-def folded(*chunks):
-    fold = Fold()
+def folded(*chunks, fold=None):
+    fold = fold or ChatFold()
     for each in chunks:
         fold.add(each)
     return fold
@@ -56,12 +56,6 @@ def test_choices_are_told_apart_and_sorted():
     assert [choice["message"]["content"] for choice in fold.answer["choices"]] == ["A", "B"]
 
 
-def test_the_prompt_of_several_choices_counts_once():
-    usage = {"prompt_tokens": 10, "completion_tokens": 4, "total_tokens": 14}
-    fold = folded({"choices": [], "usage": usage}, {"choices": [], "usage": usage})
-    assert fold.answer["usage"] == {"prompt_tokens": 10, "completion_tokens": 8, "total_tokens": 18}
-
-
 def test_logprobs_are_joined():
     fold = folded(
         *[
@@ -72,8 +66,13 @@ def test_logprobs_are_joined():
     assert fold.answer["choices"][0]["logprobs"] == {"content": [1, 2]}
 
 
-@pytest.mark.parametrize(
-    ("chunks", "complete"), [([], False), ([chunk({})], False), ([chunk({}, finish="stop")], True)]
-)
-def test_it_is_complete_when_every_choice_has_its_finish_reason(chunks, complete):
-    assert folded(*chunks).is_complete is complete
+@pytest.mark.parametrize(("chunks", "finished"), [([], 0), ([chunk({})], 0), ([chunk({}, finish="stop")], 1)])
+def test_it_knows_how_many_choices_have_ended(chunks, finished):
+    assert folded(*chunks).finished == finished
+
+
+def test_a_completion_is_text():
+    parts = [{"text": text, "index": 0, "logprobs": None, "finish_reason": None} for text in ("Hel", "lo")]
+    answer = folded(*({"id": "x", "choices": [part]} for part in parts), fold=TextFold()).answer
+    assert answer["choices"] == [{"index": 0, "text": "Hello", "logprobs": None, "finish_reason": None}]
+    assert answer["object"] == "text_completion"

@@ -21,6 +21,27 @@ def pool(*upstreams, answer=None):
     return Pool(upstreams, UpstreamClient(1, 1, transport), interval=60)
 
 
+@pytest.mark.parametrize(
+    ("name", "aliases", "model"),
+    [
+        ("gpt", {"gpt": "m"}, "m"),
+        ("m", {"m": "n"}, "n"),
+        ("never heard of", {"*": "m"}, "m"),
+        ("n", {"*": "m"}, "n"),
+        ("gpt", {"gpt": "gone", "*": "m"}, "m"),
+        ("", {"*": "n"}, "n"),
+    ],
+)
+def test_an_alias_names_a_model(name, aliases, model):
+    assert pool(upstream("a", "m", "n")).resolve(name, "", aliases) == model
+
+
+@pytest.mark.parametrize("aliases", [{"gpt": "gone"}, {"*": "gone"}, {}])
+def test_an_alias_of_nothing_is_no_model(aliases):
+    with pytest.raises(ModelNotFound):
+        pool(upstream("a", "m")).resolve("gpt", "", aliases)
+
+
 def test_the_least_busy_one_that_serves_the_model_takes_the_call():
     a, b, c = upstream("a", "m"), upstream("b", "m"), upstream("c", "other")
     of_three = pool(a, b, c)
@@ -42,30 +63,30 @@ def test_a_released_lease_frees_its_place():
 
 
 def test_a_model_that_nobody_names_is_the_default_or_the_only_one():
-    assert pool(upstream("a", "m")).resolve("", "") == "m"
-    assert pool(upstream("a", "m", "n")).resolve("", "n") == "n"
+    assert pool(upstream("a", "m")).resolve("", "", {}) == "m"
+    assert pool(upstream("a", "m", "n")).resolve("", "n", {}) == "n"
     with pytest.raises(MissingParameter, match="m, n"):
-        pool(upstream("a", "m", "n")).resolve("", "")
+        pool(upstream("a", "m", "n")).resolve("", "", {})
 
 
 def test_an_alias_is_resolved_to_the_models_own_name():
     of_one = pool(Upstream("http://a", is_up=True, models={"m": "m", "nick": "m"}))
-    assert of_one.resolve("nick", "") == "m"
+    assert of_one.resolve("nick", "", {}) == "m"
     assert of_one.models == ["m"]
 
 
 def test_an_unknown_model_is_not_found_while_a_known_one_that_is_down_is_unavailable():
     down = pool(upstream("a", "m", up=False))
     with pytest.raises(ModelNotFound):
-        down.resolve("x", "")
-    assert down.resolve("m", "") == "m"
+        down.resolve("x", "", {})
+    assert down.resolve("m", "", {}) == "m"
     with pytest.raises(UpstreamUnavailable):
         down.lease("m", [])
 
 
 def test_before_any_model_is_known_nothing_is_said_of_them():
     with pytest.raises(UpstreamUnavailable):
-        pool(upstream("a")).resolve("x", "")
+        pool(upstream("a")).resolve("x", "", {})
 
 
 @pytest.mark.parametrize(

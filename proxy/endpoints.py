@@ -1,0 +1,58 @@
+"""The endpoints of /v1 that llama-servers answer: one row each. Pure.
+
+A new one is a row: what its body may hold (schemas.py), how its streamed answer is read (readers/), and, where it is
+answered whole, how its tokens are counted.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from . import schemas
+from .readers import Reader
+from .readers.choices import ChatReader, CompletionReader
+from .readers.messages import MessageReader
+from .readers.responses import ResponseReader
+from .schemas import Schema
+from .usage import Usage, of_openai
+
+
+def count_usage(answer: dict[str, Any]) -> Usage:
+    return Usage(*of_openai(answer["usage"]))
+
+
+def count_nothing(_: dict[str, Any]) -> Usage:
+    """It needs no slot and runs no model."""
+    return Usage()
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """`name` is the route's, in metrics and ledger; `url` is what follows /v1/; `path` is llama-server's."""
+
+    name: str
+    url: str
+    path: str
+    schema: Schema
+    reader: type[Reader] | None = None
+    count: Callable[[dict[str, Any]], Usage] = count_nothing
+    is_anthropic: bool = False
+
+
+ENDPOINTS = (
+    Endpoint("chat-completions", "chat/completions", "/v1/chat/completions", schemas.CHAT, ChatReader),
+    Endpoint("completions", "completions", "/v1/completions", schemas.COMPLETION, CompletionReader),
+    Endpoint("responses", "responses", "/v1/responses", schemas.RESPONSE, ResponseReader),
+    Endpoint("messages", "messages", "/v1/messages", schemas.MESSAGE, MessageReader, is_anthropic=True),
+    Endpoint(
+        "count-tokens",
+        "messages/count_tokens",
+        "/v1/messages/count_tokens",
+        schemas.MESSAGE_COUNT,
+        is_anthropic=True,
+    ),
+    Endpoint("embeddings", "embeddings", "/v1/embeddings", schemas.EMBEDDING, count=count_usage),
+    Endpoint("rerank", "rerank", "/v1/rerank", schemas.RERANK, count=count_usage),
+    Endpoint("tokenize", "tokenize", "/tokenize", schemas.TOKENIZE),
+    Endpoint("detokenize", "detokenize", "/detokenize", schemas.DETOKENIZE),
+)

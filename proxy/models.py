@@ -1,0 +1,101 @@
+"""What the proxy keeps: names for models, and the ledger of what was used."""
+
+from datetime import datetime
+from typing import ClassVar
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.db.models import F
+
+from accounts.models import ApiKey
+
+ANY = "*"
+
+
+class ModelAlias(models.Model):
+    """Another name for a model, for clients that cannot be told its own."""
+
+    name = models.CharField(
+        max_length=200, unique=True, help_text=f"What clients ask for, for example gpt-4o. {ANY} is any unknown name."
+    )
+    model = models.CharField(max_length=200, help_text="The model that answers: its own name, as /v1/models lists it.")
+
+    class Meta:
+        ordering = ["name"]
+        verbose_name_plural = "model aliases"
+
+    def __str__(self) -> str:
+        return f"{self.name} → {self.model}"
+
+    def clean(self) -> None:
+        if self.name == self.model:
+            raise ValidationError({"model": "A model answers to its own name already."})
+
+
+class UsageRecord(models.Model):
+    """One admitted call. Written once, when the call has ended, and never changed.
+
+    Users and keys are named without a constraint: the ledger outlives them, and a row never fails for one's sake.
+    """
+
+    request_id = models.CharField(max_length=40, unique=True)
+    admitted_at = models.DateTimeField(db_index=True)
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.DO_NOTHING, null=True, db_constraint=False, db_index=False, related_name="+"
+    )
+    api_key = models.ForeignKey(
+        ApiKey, models.DO_NOTHING, null=True, db_constraint=False, db_index=False, related_name="+"
+    )
+    tier = models.CharField(max_length=50)
+    endpoint = models.CharField(max_length=32)
+    model = models.CharField(max_length=200, blank=True)
+    upstream = models.CharField(max_length=200, blank=True, help_text="Empty: none was asked.")
+    status = models.PositiveSmallIntegerField(help_text="499: the client left before its answer began.")
+    error = models.CharField(max_length=40, blank=True, help_text="Its code, or client_left. Empty: it ended well.")
+    prompt_tokens = models.PositiveIntegerField(help_text="Cached ones included.")
+    cached_tokens = models.PositiveIntegerField()
+    completion_tokens = models.PositiveIntegerField()
+    is_estimated = models.BooleanField("estimated", help_text="Counted up to where the answer was cut.")
+    cache = models.CharField(max_length=8, blank=True, help_text="hit, miss, joined or bypass.")
+    queue_ms = models.PositiveIntegerField(null=True)
+    first_token_ms = models.PositiveIntegerField(null=True)
+    total_ms = models.PositiveIntegerField()
+    streamed = models.BooleanField()
+
+    class Meta:
+        ordering = ["-admitted_at"]
+        indexes: ClassVar = [models.Index(fields=["user", "admitted_at"], name="usage_of_a_user")]
+
+    def __str__(self) -> str:
+        return self.request_id
+
+
+class RefusalQuerySet(models.QuerySet["RefusalCount"]):
+    def add(self, minute: datetime, user_id: int, reason: str, count: int) -> None:
+        """Add so many refusals to the row of this minute, user and reason."""
+        row, is_new = self.get_or_create(minute=minute, user_id=user_id, reason=reason, defaults={"count": count})
+        if not is_new:
+            self.filter(pk=row.pk).update(count=F("count") + count)
+
+
+class RefusalCount(models.Model):
+    """How often a limit refused a user in one minute: refused calls have no rows of their own."""
+
+    minute = models.DateTimeField(help_text="Its first second.")
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.DO_NOTHING, null=True, db_constraint=False, related_name="+"
+    )
+    reason = models.CharField(max_length=40)
+    count = models.PositiveBigIntegerField()
+
+    objects: ClassVar = RefusalQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-minute"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["minute", "user", "reason"], name="one_count_of_a_kind_a_minute"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.count} × {self.reason}"

@@ -1,0 +1,55 @@
+"""Readers: what the streamed answer of one kind of endpoint means, event by event. Pure.
+
+A reader is made for each attempt of a call. It gives each event as the caller may see it, or folds all of them into
+one answer, and knows at any moment which tokens were used.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from accounts.errors import GatewayError
+from proxy import envelopes
+from proxy.calls import Call
+from proxy.events import event_of
+from proxy.usage import Tally, Usage
+
+
+class Reader(ABC):
+    """One streamed answer. Both ways through it raise what an error event means, or UpstreamError."""
+
+    def __init__(self, call: Call, model: str, *, shows_timings: bool = False) -> None:
+        self.call = call
+        self.model = model
+        self.shows_timings = shows_timings  # else they stay hidden: they tell tenants of each other's prompts
+        self.tally = Tally(call.n, call.choices)
+
+    @staticmethod
+    @abstractmethod
+    def is_last(event: bytes) -> bool:
+        """True for the event that ends a complete answer."""
+
+    @abstractmethod
+    def pass_on(self, event: bytes) -> bytes:
+        """What the caller of a stream gets of this event; nothing, for some."""
+
+    @abstractmethod
+    def fold(self, event: bytes) -> bool:
+        """Take an event into `answer`. False for one that holds nothing of it, only how far the prompt is."""
+
+    @property
+    @abstractmethod
+    def is_complete(self) -> bool:
+        """True where the folded answer has all its parts."""
+
+    @property
+    @abstractmethod
+    def answer(self) -> dict[str, Any]:
+        """The folded answer, for a caller who asked for no stream."""
+
+    def error_event(self, error: GatewayError) -> bytes:
+        """How a fault is told once the stream has begun."""
+        return event_of(envelopes.openai(error))
+
+    @property
+    def usage(self) -> Usage:
+        return self.tally.usage

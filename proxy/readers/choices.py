@@ -1,0 +1,105 @@
+"""The streams of chat/completions and completions: chunks with choices, then [DONE]."""
+
+from typing import Any
+
+from proxy.calls import Call
+from proxy.events import DONE, event_of, read
+from proxy.folding import ChatFold, Fold, TextFold
+from proxy.usage import Usage, of_openai, of_timings
+
+from . import Reader
+
+# A token's event starts with its choices, ends with its timings and has none of the marks in it: it passes unread,
+# and its timings are cut off. Quotes inside of a text are escaped, so no text can look like one of these.
+PLAIN_START = b'data: {"choices":[{'
+TIMINGS = b',"timings":{'
+MARKS = (b'"usage"', b'"error"', b'"prompt_progress"')
+HEAD = ("id", "created", "model", "system_fingerprint", "object")
+
+
+class ChoicesReader(Reader):
+    new_fold: type[Fold]
+
+    def __init__(self, call: Call, model: str, *, shows_timings: bool = False) -> None:
+        super().__init__(call, model, shows_timings=shows_timings)
+        self.folded = self.new_fold()
+        self._head: dict[str, Any] = {}
+        self._ending = 0  # the choice that ended last: a chat's usage follows it and does not say whose it is
+        self._last_plain: bytes | None = None  # read only if the answer is cut: its timings then are what is known
+
+    @staticmethod
+    def is_last(event: bytes) -> bool:
+        return event == DONE
+
+    def pass_on(self, event: bytes) -> bytes:
+        if event == DONE:
+            return self._usage_event() + DONE
+        if self.call.choices == 1 and event.startswith(PLAIN_START) and not any(mark in event for mark in MARKS):
+            timings = event.rfind(TIMINGS)
+            if timings > 0:
+                self._last_plain = event
+            return event if timings < 0 or self.shows_timings else event[:timings] + b"}\n\n"
+        chunk = self._noted(event)
+        return event_of(chunk) if chunk and chunk["choices"] else b""
+
+    def fold(self, event: bytes) -> bool:
+        chunk = self._noted(event)
+        if chunk:
+            self.folded.add(chunk)
+        return chunk is not None
+
+    def _noted(self, event: bytes) -> dict[str, Any] | None:
+        """The chunk of an event, its counts noted and taken out of it; None for one that is not for the caller."""
+        chunk = read(event)
+        if chunk is None:
+            return None
+        for choice in chunk["choices"]:
+            if choice.get("finish_reason"):
+                self._ending = choice["index"]
+        index = chunk["choices"][0]["index"] if chunk["choices"] else self._ending
+        timings = chunk.get("timings") if self.shows_timings else chunk.pop("timings", None)
+        if progress := chunk.pop("prompt_progress", None):
+            self.tally.so_far(index, progress["processed"], progress["cache"], 0)
+            return None
+        if usage := chunk.pop("usage", None):
+            self.tally.ended(index, *of_openai(usage))
+        elif timings:
+            self.tally.so_far(index, *of_timings(timings))
+        self._head = {name: chunk[name] for name in HEAD if name in chunk}
+        return chunk
+
+    @property
+    def usage(self) -> Usage:
+        if self._last_plain is not None and (not self.tally.choices or self.tally.choices[0].is_estimated):
+            chunk = read(self._last_plain)
+            assert chunk is not None
+            self.tally.so_far(0, *of_timings(chunk["timings"]))
+        return super().usage
+
+    def _usage_event(self) -> bytes:
+        """One usage for all choices, where llama-server sends one for each."""
+        if not self.call.include_usage:
+            return b""
+        return event_of({"choices": [], **self._head, "usage": self.told_usage})
+
+    @property
+    def told_usage(self) -> dict[str, Any]:
+        usage = self.usage
+        told = {"prompt_tokens": usage.prompt, "completion_tokens": usage.completion, "total_tokens": usage.total}
+        return {**told, "prompt_tokens_details": {"cached_tokens": usage.cached}} if self.shows_timings else told
+
+    @property
+    def is_complete(self) -> bool:
+        return self.folded.finished == self.call.choices
+
+    @property
+    def answer(self) -> dict[str, Any]:
+        return {**self.folded.answer, "usage": self.told_usage}
+
+
+class ChatReader(ChoicesReader):
+    new_fold = ChatFold
+
+
+class CompletionReader(ChoicesReader):
+    new_fold = TextFold

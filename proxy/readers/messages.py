@@ -1,0 +1,108 @@
+"""The stream of messages, in Anthropic's grammar: message_start, blocks, message_delta, message_stop."""
+
+from typing import Any
+
+import orjson
+
+from accounts.errors import GatewayError
+from proxy import envelopes
+from proxy.events import event_of, read
+from proxy.usage import Usage
+
+from . import Reader
+
+LAST = b"event: message_stop\n"
+DELTA = b"event: content_block_delta\n"  # one for each token: it passes unread
+JOINED = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta": "signature"}
+
+
+class MessageReader(Reader):
+    """llama-server gives no timings here, so a cut answer's tokens are its deltas, counted."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._prompt = 0
+        self._cached = 0
+        self._deltas = 0
+        self._message: dict[str, Any] = {}
+        self._arguments: dict[int, str] = {}  # of the tool_use block with this index, as JSON that still comes in
+        self._stopped = False
+
+    @staticmethod
+    def is_last(event: bytes) -> bool:
+        return event.startswith(LAST)
+
+    def pass_on(self, event: bytes) -> bytes:
+        if event.startswith(DELTA):
+            self._count_delta()
+            return event
+        chunk = self._noted(event)
+        return event_of(chunk, chunk["type"]) if chunk else b""
+
+    def fold(self, event: bytes) -> bool:
+        chunk = self._noted(event)
+        if chunk is None:
+            return False
+        match chunk["type"]:
+            case "message_start":
+                self._message = chunk["message"]
+            case "content_block_start":
+                self._message["content"].append(chunk["content_block"])
+            case "content_block_delta":
+                self._count_delta()
+                self._add_delta(chunk["index"], chunk["delta"])
+            case "message_delta":
+                self._message.update(chunk["delta"])
+                self._message["usage"] |= chunk["usage"]
+            case "message_stop":
+                self._stopped = True
+        return True
+
+    def error_event(self, error: GatewayError) -> bytes:
+        return event_of(envelopes.anthropic(error), "error")
+
+    def _count_delta(self) -> None:
+        self._deltas += 1
+
+    def _add_delta(self, index: int, delta: dict[str, Any]) -> None:
+        block = self._message["content"][index]
+        if delta["type"] == "input_json_delta":
+            self._arguments[index] = self._arguments.get(index, "") + delta["partial_json"]
+        elif name := JOINED.get(delta["type"]):
+            block[name] = block.get(name, "") + delta[name]
+
+    def _noted(self, event: bytes) -> dict[str, Any] | None:
+        chunk = read(event)
+        if chunk is None:
+            return None
+        if chunk["type"] == "message_start":
+            self._note_prompt(chunk["message"])
+        elif chunk["type"] == "message_delta" and (usage := chunk.get("usage")):
+            self.tally.ended(0, self._prompt, self._cached, usage["output_tokens"])
+        return chunk
+
+    def _note_prompt(self, message: dict[str, Any]) -> None:
+        """Note the prompt's tokens. Anthropic's `input_tokens` leave out those that were cached."""
+        usage = message["usage"]
+        self._cached = usage.get("cache_read_input_tokens", 0)
+        self._prompt = usage["input_tokens"] + self._cached
+        self.tally.so_far(0, self._prompt, self._cached, 0)
+        if not self.shows_timings:
+            message["usage"] = {"input_tokens": self._prompt, "output_tokens": usage["output_tokens"]}
+        message["id"] = "msg_" + message["id"].removeprefix("chatcmpl-")
+
+    @property
+    def usage(self) -> Usage:
+        if self._deltas and self.tally.usage.is_estimated:
+            self.tally.so_far(0, self._prompt, self._cached, self._deltas)
+        return super().usage
+
+    @property
+    def is_complete(self) -> bool:
+        return self._stopped and bool(self._message.get("stop_reason"))
+
+    @property
+    def answer(self) -> dict[str, Any]:
+        for index, arguments in self._arguments.items():
+            self._message["content"][index]["input"] = orjson.loads(arguments or "{}")
+        return self._message

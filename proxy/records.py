@@ -1,0 +1,92 @@
+"""What is known of one admitted call, gathered while it runs, and settled once when it has ended."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from time import perf_counter
+from typing import Any
+
+from accounts.callers import Caller
+
+from .metrics import FIRST_TOKEN, TOKENS
+from .readers import Reader
+from .usage import NOTHING_KNOWN, Usage
+
+CLIENT_LEFT = 499  # nginx's number for a request whose client left before it was answered
+
+
+@dataclass(slots=True, eq=False)
+class Record:
+    """One admitted call. It begins as one whose client has left, which is what it is if nothing else becomes of it.
+
+    `began` is when the request came, in seconds of perf_counter; `admitted_at` is Unix time.
+    """
+
+    request_id: str
+    caller: Caller
+    tier: str
+    endpoint: str
+    model: str
+    streamed: bool
+    began: float
+    admitted_at: float = field(default_factory=time.time)
+    upstream: str = ""
+    first_token_at: float | None = None
+    status: int = CLIENT_LEFT
+    error: str = "client_left"
+    reader: Reader | None = None
+    known: Usage | None = None  # of an answer that came whole
+
+    def answered(self, status: int, error: str = "") -> None:
+        """What the client is told, in the end or, of a stream, so far."""
+        self.status = status
+        self.error = error
+
+    def first_token(self) -> None:
+        """The first event is there that is for the client."""
+        self.first_token_at = perf_counter()
+
+    @property
+    def usage(self) -> Usage:
+        if self.reader is not None:
+            return self.reader.usage
+        if self.known is not None:
+            return self.known
+        return NOTHING_KNOWN if self.upstream else Usage()
+
+    def settle(self, keep: Callable[[dict[str, Any]], None]) -> None:
+        """Count the call, and hand its row to the ledger."""
+        usage = self.usage
+        for kind, count in (("prompt", usage.prompt), ("cached", usage.cached), ("completion", usage.completion)):
+            if count:
+                TOKENS.labels(kind, self.model, self.tier).inc(count)
+        if self.first_token_at is not None:
+            FIRST_TOKEN.labels(self.model, self.tier).observe(self.first_token_at - self.began)
+        keep(self.row(usage))
+
+    def row(self, usage: Usage) -> dict[str, Any]:
+        """The fields of a UsageRecord."""
+        return {
+            "request_id": self.request_id,
+            "admitted_at": datetime.fromtimestamp(self.admitted_at, UTC),
+            "user_id": self.caller.user_id,
+            "api_key_id": self.caller.api_key_id,
+            "tier": self.tier,
+            "endpoint": self.endpoint,
+            "model": self.model[:200],
+            "upstream": self.upstream[:200],
+            "status": self.status,
+            "error": self.error,
+            "prompt_tokens": usage.prompt,
+            "cached_tokens": usage.cached,
+            "completion_tokens": usage.completion,
+            "is_estimated": usage.is_estimated,
+            "first_token_ms": milliseconds(self.began, self.first_token_at),
+            "total_ms": milliseconds(self.began, perf_counter()),
+            "streamed": self.streamed,
+        }
+
+
+def milliseconds(began: float, ended: float | None) -> int | None:
+    return None if ended is None else round((ended - began) * 1000)
