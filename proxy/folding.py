@@ -37,6 +37,10 @@ class Fold(ABC):
     def add_part(self, choice: Choice, part: dict[str, Any]) -> None:
         """What a chunk adds to the text of its choice."""
 
+    def complete(self, choice: Choice) -> Choice:
+        """A choice as it is when all of it has come."""
+        return choice
+
     @property
     def finished(self) -> int:
         """How many choices have come to their end."""
@@ -44,7 +48,7 @@ class Fold(ABC):
 
     @property
     def answer(self) -> dict[str, Any]:
-        choices = [self.choices[index] for index in sorted(self.choices)]
+        choices = [self.complete(self.choices[index]) for index in sorted(self.choices)]
         return {**self.head, "object": self.object, "choices": choices}
 
 
@@ -68,6 +72,13 @@ class ChatFold(Fold):
 
     def add_part(self, choice: Choice, part: dict[str, Any]) -> None:
         add_delta(choice["message"], part.get("delta", {}))
+
+    def complete(self, choice: Choice) -> Choice:
+        """An empty answer is an empty text; where tools are called there may be none."""
+        message = choice["message"]
+        if message["content"] is None and "tool_calls" not in message:
+            message["content"] = ""
+        return choice
 
 
 def add_logprobs(choice: Choice, logprobs: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from .servers import LiveGateway, llama_server
 hypothesis.settings.register_profile("same", derandomize=True, database=None, deadline=None)
 hypothesis.settings.load_profile("same")
 settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # made to be fast
+MODEL = "smollm2-135m"
 CHAT = {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 8, "temperature": 0}
 
 
@@ -35,6 +36,20 @@ def django_db_setup(django_test_environment: None, django_db_blocker: DjangoDbBl
 @pytest.fixture(scope="session")
 def llama() -> Iterator[str]:
     with llama_server() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def embedder() -> Iterator[str]:
+    """A real llama-server that answers /v1/embeddings, too."""
+    with llama_server(0, "--pooling", "mean") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def ranker() -> Iterator[str]:
+    """A real llama-server that answers /v1/rerank."""
+    with llama_server(0, "--pooling", "rank") as url:
         yield url
 
 
@@ -68,22 +83,41 @@ def bob(live: LiveGateway) -> Person:
 
 
 @pytest.fixture
-def fake(live: LiveGateway) -> Iterator[Callable[[Script], FakeLlama]]:
-    """Makes a scripted llama-server, the gateway's only one until the end of the test."""
-    fakes: list[FakeLlama] = []
+def served_by(live: LiveGateway) -> Iterator[Callable[..., None]]:
+    """Puts other llama-servers, by their URLs, behind the gateway until the end of the test."""
     pool = gateway().pool
     real = pool.upstreams
 
+    def serve(*urls: str) -> None:
+        pool.upstreams = tuple(Upstream(url, is_up=True, models={MODEL: MODEL}) for url in urls)
+
+    yield serve
+    pool.upstreams = real
+
+
+@pytest.fixture
+def fake(served_by: Callable[..., None]) -> Iterator[Callable[[Script], FakeLlama]]:
+    """Makes scripted llama-servers, the gateway's only ones until the end of the test."""
+    fakes: list[FakeLlama] = []
+
     def make(script: Script) -> FakeLlama:
         fakes.append(FakeLlama(script))
-        models = {"smollm2-135m": "smollm2-135m"}
-        pool.upstreams = tuple(Upstream(each.url, is_up=True, models=models) for each in fakes)
+        served_by(*(each.url for each in fakes))
         return fakes[-1]
 
     yield make
-    pool.upstreams = real
     for each in fakes:
         each.close()
+
+
+@pytest.fixture
+def post(http: httpx.Client) -> Callable[..., httpx.Response]:
+    """Posts a body to a path under /v1/ as a person."""
+
+    def call(path: str, caller: Person, **body: Any) -> httpx.Response:
+        return http.post(f"/v1/{path}", headers=caller.headers, json=body)
+
+    return call
 
 
 @pytest.fixture

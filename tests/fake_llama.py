@@ -123,3 +123,45 @@ def sends_and_hangs(fake: "list[FakeLlama]", *parts: bytes) -> Script:
         fake[0].gone.set()
 
     return script
+
+
+def named(kind: str, **fields: Any) -> bytes:
+    """An event of Anthropic's or of a response: it has a name."""
+    data = json.dumps({"type": kind, **fields}, separators=(",", ":")).encode()
+    return chunk(b"event: " + kind.encode() + b"\ndata: " + data + b"\n\n")
+
+
+def block_delta(index: int, kind: str, **fields: str) -> bytes:
+    return named("content_block_delta", index=index, delta={"type": kind, **fields})
+
+
+MESSAGE = {"id": "chatcmpl-1", "type": "message", "role": "assistant", "content": [], "model": "smollm2-135m"}
+ANTHROPIC_USAGE = {"cache_read_input_tokens": 3, "input_tokens": 2, "output_tokens": 0}
+TOOL = {"type": "tool_use", "id": "t", "name": "get_weather", "input": {}}
+ANTHROPIC_TOOL_USE = [
+    named("message_start", message={**MESSAGE, "stop_reason": None, "stop_sequence": None, "usage": ANTHROPIC_USAGE}),
+    named("content_block_start", index=0, content_block={"type": "text", "text": ""}),
+    block_delta(0, "text_delta", text="We"),
+    block_delta(0, "text_delta", text="ll."),
+    named("content_block_stop", index=0),
+    named("content_block_start", index=1, content_block=TOOL),
+    block_delta(1, "input_json_delta", partial_json='{"city":'),
+    block_delta(1, "input_json_delta", partial_json='"Paris"}'),
+    named("content_block_stop", index=1),
+    named("message_delta", delta={"stop_reason": "tool_use", "stop_sequence": None}, usage={"output_tokens": 9}),
+    named("message_stop"),
+    b"0\r\n\r\n",
+]
+
+
+def tool_call(**fields: Any) -> bytes:
+    delta = {"tool_calls": [{"index": 0, **fields}]}
+    return event(choices=[{"finish_reason": None, "index": 0, "delta": delta}])
+
+
+TOOL_CALL = [
+    tool_call(id="c", type="function", function={"name": "get_weather", "arguments": ""}),
+    tool_call(function={"arguments": '{"city":'}),
+    tool_call(function={"arguments": '"Paris"}'}),
+    event(choices=[{"finish_reason": "tool_calls", "index": 0, "delta": {}}]),
+]

@@ -46,10 +46,10 @@ def answers(url: str) -> bool:
 
 
 @contextmanager
-def llama_server(port: int = 0, slots: int = 4) -> Iterator[str]:
-    """A real llama-server. Gives its base URL."""
+def llama_server(port: int = 0, *options: str) -> Iterator[str]:
+    """A real llama-server, with options of examples/llama_server.py. Gives its base URL."""
     url = f"http://127.0.0.1:{port or (port := free_port())}"
-    command = [sys.executable, str(ROOT / "examples" / "llama_server.py"), "--port", str(port), "--slots", str(slots)]
+    command = [sys.executable, str(ROOT / "examples" / "llama_server.py"), "--port", str(port), *options]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             wait_until(lambda: answers(f"{url}/health"), "llama-server is up", within=60)

@@ -5,7 +5,9 @@ import asyncio
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
+from pydantic import BaseModel
 
+from tests import fake_llama as llama
 from tests.cast import new_tier, person
 
 HELLO = {
@@ -44,6 +46,104 @@ def test_it_shows_raw_responses(client):
 
 def test_it_lists_models(client):
     assert [model.id for model in client.models.list()] == ["smollm2-135m"]
+
+
+def test_it_knows_a_model_by_its_id(client):
+    assert client.models.retrieve("smollm2-135m").owned_by == "llama.cpp"
+
+
+def test_it_completes_text(client):
+    answer = client.completions.create(model="smollm2-135m", prompt="The sky is", max_tokens=4, temperature=0)
+    stream = client.completions.create(
+        model="smollm2-135m", prompt="The sky is", max_tokens=4, temperature=0, stream=True
+    )
+    assert "".join(chunk.choices[0].text for chunk in stream) == answer.choices[0].text != ""
+
+
+def test_it_embeds(client, served_by, embedder):
+    served_by(embedder)
+    assert len(client.embeddings.create(model="smollm2-135m", input="Hello").data[0].embedding) == 576
+
+
+# -- streaming helpers, structured output, tools ---------------------------------------------------------------------
+
+
+class Person(BaseModel):
+    age: int
+
+
+def test_the_streaming_helper_gives_events_and_the_final_answer(client):
+    asked = {**HELLO, "max_tokens": 40, "stop": ["!"]}  # the SDK raises where the length ends an answer
+    with client.chat.completions.stream(**asked, stream_options={"include_usage": True}) as stream:
+        text = "".join(event.delta for event in stream if event.type == "content.delta")
+        final = stream.get_final_completion()
+    assert final.choices[0].message.content == text != ""
+    assert final.usage.completion_tokens > 1
+
+
+def test_structured_output_is_parsed(client):
+    asked = {**HELLO, "messages": [{"role": "user", "content": "Ava is 25."}], "max_tokens": 40}
+    answer = client.chat.completions.parse(**asked, response_format=Person)
+    assert isinstance(answer.choices[0].message.parsed, Person)
+
+
+def test_tools_are_taken(client):
+    tool = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+    assert client.chat.completions.create(**HELLO, tools=[tool], tool_choice="auto").choices[0].message.content
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_tool_that_is_called(client, fake, stream):
+    """The model of these tests calls no tools, so a stand-in does."""
+    fake(llama.sends(llama.STREAM_HEAD, *llama.TOOL_CALL, llama.USAGE, llama.DONE))
+    if stream:
+        with client.chat.completions.stream(**HELLO) as events:
+            message = events.get_final_completion().choices[0].message
+    else:
+        message = client.chat.completions.create(**HELLO).choices[0].message
+    call = message.tool_calls[0]
+    assert (call.id, call.function.name, call.function.arguments) == ("c", "get_weather", '{"city":"Paris"}')
+    assert message.content is None
+
+
+# -- responses -------------------------------------------------------------------------------------------------------
+
+ASKED = {"model": "smollm2-135m", "input": "Say hello.", "max_output_tokens": 8, "temperature": 0}
+
+
+def test_it_responds(client):
+    response = client.responses.create(**ASKED)
+    assert (response.status, response.model, response.usage.output_tokens) == ("completed", "smollm2-135m", 8)
+    assert response.output_text
+
+
+def test_it_streams_a_response(client):
+    whole = client.responses.create(**ASKED).output_text
+    events = list(client.responses.create(**ASKED, stream=True))
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert (events[0].type, events[-1].type) == ("response.created", "response.completed")
+    assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == whole
+    assert [event.type for event in events].count("response.in_progress") == 1
+
+
+def test_the_streaming_helper_of_responses_gives_the_final_one(client):
+    with client.responses.stream(**ASKED) as stream:
+        text = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
+        final = stream.get_final_response()
+    assert final.output_text == text != ""
+    assert final.usage.output_tokens == 8
+
+
+def test_a_response_in_a_given_shape_is_parsed(client):
+    response = client.responses.parse(**{**ASKED, "input": "Ava is 25.", "max_output_tokens": 40}, text_format=Person)
+    assert isinstance(response.output_parsed, Person)
+
+
+def test_a_fault_in_the_stream_of_a_response_is_raised(client, fake):
+    fake(llama.sends_and_cuts(llama.STREAM_HEAD, llama.named("response.created", response={"id": "resp_1"})))
+    with pytest.raises(openai.APIError) as caught:
+        list(client.responses.create(**ASKED, stream=True))
+    assert caught.value.code == "upstream_error"
 
 
 def test_it_works_asynchronously(live, bob):
