@@ -11,6 +11,7 @@ DATA = b"data: "
 DONE = b"data: [DONE]\n\n"
 NOTHING = b"data: null\n\n"  # how the stream of several prompts begins
 COMMENT = b":\n\n"  # a heartbeat, for proxies and clients that give up on silence
+UNREADABLE = (KeyError, IndexError, TypeError, ValueError, AttributeError)  # of an event that is not as it should be
 
 
 class EventSplitter:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from django.db import DatabaseError, InterfaceError, OperationalError, transaction
+from django.db import DataError, IntegrityError, transaction
 
 from accounts.errors import StoreUnavailable
 from accounts.snapshot import fresh_connection
@@ -30,6 +30,8 @@ FLUSH_EVERY = 0.25  # seconds between two batches
 BATCH = 500  # rows in one transaction at most
 RETRY_AFTER = 1.0  # seconds until a batch that failed is written again
 LAST_TRY = 10.0  # seconds that a stop goes on trying to write what is left
+
+NEVER_TAKEN = (DataError, IntegrityError, ValueError, TypeError, OverflowError)  # however often it is tried
 
 Row = dict[str, Any]
 
@@ -122,16 +124,18 @@ class Ledger:
 
 
 def write(rows: list[Row], refusals: Mapping[Refusals, int]) -> int:
-    """One batch, on the writer's thread. Gives how many rows are in the ledger now: all that a database would take."""
+    """One batch, on the writer's thread. Gives how many rows are in the ledger now: all that a database would take.
+
+    Raises what the database does where it is gone, busy or not migrated: then all of it is to be written later.
+    """
     with fresh_connection():
         try:
             with transaction.atomic():
                 insert(rows)
                 add_up(refusals)
             return len(rows)
-        except (OperationalError, InterfaceError):
-            raise  # the database is gone or busy: all of it is written later
-        except DatabaseError:
+        except NEVER_TAKEN:
+            add_up(refusals)
             return sum(write_alone(row) for row in rows)
 
 
@@ -139,9 +143,7 @@ def write_alone(row: Row) -> bool:
     """Write one row of a batch that was not taken, so that a bad one keeps no others out."""
     try:
         insert([row])
-    except (OperationalError, InterfaceError):
-        raise
-    except DatabaseError:
+    except NEVER_TAKEN:
         logger.exception("The ledger cannot take a row: %s", json.dumps(row, default=str))
         return False
     return True

@@ -9,6 +9,7 @@ from typing import Any
 
 from accounts.callers import Caller
 
+from .events import UNREADABLE
 from .metrics import FIRST_TOKEN, TOKENS
 from .readers import Reader
 from .usage import NOTHING_KNOWN, Usage
@@ -50,10 +51,13 @@ class Record:
     @property
     def usage(self) -> Usage:
         if self.reader is not None:
-            return self.reader.usage
+            try:
+                return self.reader.usage
+            except UNREADABLE:
+                return NOTHING_KNOWN
         if self.known is not None:
             return self.known
-        return NOTHING_KNOWN if self.upstream else Usage()
+        return NOTHING_KNOWN if self.upstream and self.status >= CLIENT_LEFT else Usage()  # refused: nothing was run
 
     def settle(self, keep: Callable[[dict[str, Any]], None]) -> None:
         """Count the call, and hand its row to the ledger."""

@@ -15,7 +15,7 @@ from .calls import Call
 from .endings import Endings
 from .endpoints import Endpoint
 from .errors import BrokenOff, NeverSent, UpstreamError
-from .events import COMMENT, EventSplitter
+from .events import COMMENT, UNREADABLE, EventSplitter
 from .metrics import UPSTREAM_ERRORS
 from .pool import Pool, Upstream
 from .readers import Reader
@@ -136,13 +136,13 @@ class Relay:
         self.upstream = lease.upstream
         self.record.upstream = lease.upstream.name
         url = self.upstream.base_url + self.errand.endpoint.path
-        if self.errand.endpoint.reader is not None:
-            self.record.reader = self.errand.new_reader()
+        self.record.reader = None  # of an attempt before
         answer = await self.pool.client.post(url, self.upstream.api_key, self.errand.body)
         attempt.push_async_callback(answer.aclose)
-        if self.record.reader is None:
+        if self.errand.endpoint.reader is None:
             return await self._unstreamed(answer), nothing()
-        several = complete_events(answer, self.record.reader.is_last)
+        self.record.reader = self.errand.new_reader()
+        several = complete_events(answer, self.reader.is_last)
         attempt.push_async_callback(several.aclose)
         while True:
             self._is_over = False
@@ -227,7 +227,6 @@ class Relay:
 
 
 Several = AsyncGenerator[Events, None]
-UNREADABLE = (KeyError, IndexError, TypeError, ValueError, AttributeError)  # of an event that is not as it should be
 NO_ANSWER = "The llama-server sent something that is no answer."
 
 
@@ -248,6 +247,8 @@ async def nothing() -> Several:
 
 
 async def cancelled(task: "asyncio.Task[Any]") -> None:
-    """End a task, and wait until it has."""
+    """End a task, and wait until it has. What it failed with is nobody's any more."""
     task.cancel()
     await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()

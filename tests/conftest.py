@@ -1,5 +1,6 @@
 """What tests stand on. The gateway and the llama-server are real, and are started once for a run."""
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -108,6 +109,14 @@ def fake(served_by: Callable[..., None]) -> Iterator[Callable[[Script], FakeLlam
     yield make
     for each in fakes:
         each.close()
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    """What a scripted llama-server waits for. It is opened at the end of the test in any case."""
+    event = threading.Event()
+    yield event
+    event.set()
 
 
 @pytest.fixture

@@ -17,15 +17,23 @@ def chunk(data: bytes) -> bytes:
 
 def event(**fields: Any) -> bytes:
     base = {"created": 1, "id": "chatcmpl-1", "model": "smollm2-135m", "object": "chat.completion.chunk"}
-    return chunk(b"data: " + json.dumps({**fields, **base}, separators=(",", ":")).encode() + b"\n\n")
+    last = {"timings": fields.pop("timings")} if "timings" in fields else {}
+    return chunk(b"data: " + json.dumps({**fields, **base, **last}, separators=(",", ":")).encode() + b"\n\n")
 
 
-def token(text: str) -> bytes:
-    return event(choices=[{"finish_reason": None, "index": 0, "delta": {"content": text}}])
+def token(text: str, predicted: int = 1) -> bytes:
+    """The event of a token, the so-manieth: 5 of the prompt, 3 of them cached, were before it."""
+    choices = [{"finish_reason": None, "index": 0, "delta": {"content": text}}]
+    return event(choices=choices, timings={"cache_n": 3, "prompt_n": 2, "predicted_n": predicted})
 
 
 FINISH = event(choices=[{"finish_reason": "stop", "index": 0, "delta": {}}])
-USAGE = event(choices=[], usage={"completion_tokens": 2, "prompt_tokens": 5, "total_tokens": 7})
+DETAILS = {"cached_tokens": 3}
+USAGE = event(
+    choices=[],
+    usage={"completion_tokens": 2, "prompt_tokens": 5, "total_tokens": 7, "prompt_tokens_details": DETAILS},
+    timings={"cache_n": 3, "prompt_n": 2, "predicted_n": 2},
+)
 DONE = chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
 ERROR = chunk(b'data: {"error":{"code":500,"message":"Something broke.","type":"server_error"}}\n\n') + b"0\r\n\r\n"
 LOADING = {"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}}
@@ -111,6 +119,11 @@ def sends_then_cuts(go: threading.Event, first: bytes, *rest: bytes) -> Script:
         writer.close()
 
     return script
+
+
+def sends_late(go: threading.Event, *parts: bytes) -> Script:
+    """Wait for a sign, send these bytes, and close the connection."""
+    return sends_then_cuts(go, b"", *parts)
 
 
 def sends_and_hangs(fake: "list[FakeLlama]", *parts: bytes) -> Script:

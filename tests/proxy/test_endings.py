@@ -1,14 +1,18 @@
-"""However a call ends, what it held is given back: the llama-server's slot, the lease, tasks and connections."""
+"""However a call ends, it is settled once, and what it held is given back: slot, lease, tasks and connections."""
 
 import json
 import random
 import socket
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import httpx
 import pytest
 
 from proxy.gateway import gateway
+from proxy.models import UsageRecord
+from proxy.records import Record
 from tests import fake_llama
 from tests.conftest import CHAT
 from tests.servers import LiveGateway, wait_until
@@ -30,9 +34,24 @@ def send(live: LiveGateway, token: str, body: dict) -> socket.socket:
     """Send a call on a socket of its own, to be left at will."""
     wire = socket.create_connection(("127.0.0.1", live.port), timeout=10)
     content = json.dumps(body).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n"
     wire.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
     return wire
+
+
+@pytest.fixture
+def impatience(live):
+    """Has the gateway wait so many seconds for an answer's next byte."""
+
+    @contextmanager
+    def wait(seconds: float):
+        client = gateway().client
+        patience = client.idle_timeout, client._extensions
+        client.idle_timeout, client._extensions = seconds, {"timeout": {"connect": seconds, "read": seconds}}
+        yield
+        client.idle_timeout, client._extensions = patience
+
+    return wait
 
 
 @pytest.fixture
@@ -61,23 +80,112 @@ def test_a_client_that_leaves_in_the_middle_of_a_stream_frees_the_slot(live, qui
     wait_until(lambda: not busy_slots(llama), "the slot is free", within=1)
 
 
-def test_a_client_that_leaves_before_an_answer_began_leaves_the_llama_server_too(live, fake, bob):
-    fakes = []
-    fakes.append(fake(fake_llama.sends_and_hangs(fakes)))
-    wire = send(live, bob.token, CHAT)
-    wait_until(lambda: fakes[0].seen, "the call has arrived")
-    wire.close()
-    assert fakes[0].gone.wait(1)
+# -- every ending, settled once --------------------------------------------------------------------------------------
+
+TWO = fake_llama.token("Hel", 1) + fake_llama.token("lo", 2)
+ENDED = fake_llama.FINISH + fake_llama.USAGE + fake_llama.DONE
+HEAD = fake_llama.STREAM_HEAD
+HALF = fake_llama.chunk(b'data: {"choices":[{"finish_reason":null,"ind')
+FLOOD = fake_llama.token("x" * 1000, 2) * 20_000
+
+# what the llama-server sends, whether it then keeps silent or ends, what the client reads before it leaves (None: all),
+# and the row: of a stream, of a whole answer. A row is status, error, and tokens: prompt, cached, completion.
+KNOWN = (5, 3, 2)
+UNKNOWN = (0, 0, 0)
+ENDINGS = {
+    "normal": ([HEAD, TWO, ENDED], "ends", None, (200, "", *KNOWN), (200, "", *KNOWN)),
+    "refused": ([fake_llama.whole("400 Bad", {})], "ends", None, (400, "invalid_request_error", *UNKNOWN), None),
+    "an error event": (
+        [HEAD, TWO, fake_llama.ERROR],
+        "ends",
+        None,
+        (200, "upstream_error", *KNOWN),
+        (502, "upstream_error", *KNOWN),
+    ),
+    "cut": ([HEAD, TWO], "ends", None, (200, "upstream_error", *KNOWN), (502, "upstream_error", *KNOWN)),
+    "cut in an event": (
+        [HEAD, TWO, HALF],
+        "ends",
+        None,
+        (200, "upstream_error", *KNOWN),
+        (502, "upstream_error", *KNOWN),
+    ),
+    "cut before an event": ([HEAD], "ends", None, (502, "upstream_error", *UNKNOWN), None),
+    "a hang": ([HEAD, TWO], "hangs", None, (200, "upstream_timeout", *KNOWN), (504, "upstream_timeout", *KNOWN)),
+    "a hang before headers": ([], "hangs", None, (504, "upstream_timeout", *UNKNOWN), None),
+    "the client leaves before headers": ([], "hangs", b"", (499, "client_left", *UNKNOWN), None),
+    "the client leaves before the first event": ([HEAD], "hangs", b"", (499, "client_left", *UNKNOWN), None),
+    "the client leaves in an event": (
+        [HEAD, TWO, HALF],
+        "hangs",
+        b"lo",
+        (200, "client_left", *KNOWN),
+        (499, "client_left", *KNOWN),
+    ),
+    "the client leaves while a send blocks": (
+        [HEAD, FLOOD],
+        "hangs",
+        b"200 OK",
+        (200, "client_left", *KNOWN),
+        (499, "client_left", *KNOWN),
+    ),
+}
 
 
-def test_a_client_that_stops_reading_and_leaves_leaves_the_llama_server_too(live, fake, bob):
+def read_until(wire: socket.socket, mark: bytes) -> None:
+    came = b""
+    while mark not in came:
+        part = wire.recv(4096)
+        assert part, came
+        came += part
+
+
+def rows_of(caller) -> list[UsageRecord]:
+    wait_until(lambda: gateway().ledger.waiting == 0, "all rows are written")
+    return list(UsageRecord.objects.filter(user=caller.user))
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_call_is_settled_once(live, quiet, fake, bob, impatience, begun, ending, stream):
+    sent, then, reads, of_stream, of_whole = ENDINGS[ending]
     fakes = []
-    flood = [fake_llama.token("x" * 1000)] * 20_000
-    fakes.append(fake(fake_llama.sends_and_hangs(fakes, fake_llama.STREAM_HEAD, *flood)))
-    wire = send(live, bob.token, {**CHAT, "stream": True})
-    wire.recv(10)
-    wire.close()
-    wait_until(lambda: gateway().pool.upstreams[0].in_flight == 0, "the lease is back", within=2)
+    play = fake_llama.sends_and_hangs(fakes, *sent) if then == "hangs" else fake_llama.sends_and_cuts(*sent)
+    fakes.append(fake(play))
+    sockets = len(live.server.server_state.connections)
+    with impatience(0.3 if reads is None else 30), send(live, bob.token, {**CHAT, "stream": stream}) as wire:
+        if reads is None:
+            while wire.recv(65536):
+                pass
+        else:
+            wait_until(lambda: fakes[0].seen, "the call has arrived")
+            if len(sent) > 1:
+                assert begun.wait(2), "the gateway has seen an event"
+            read_until(wire, reads if stream else b"")
+            wait_until(lambda: not stream or reads != b"200 OK" or is_blocked(live), "the gateway blocks in a send")
+    wait_until(lambda: gateway().pool.upstreams[0].in_flight == 0, "the place is free", within=1)
+    wait_until(lambda: connections() == 0, "no connection to a llama-server is left", within=1)
+    wait_until(lambda: len(live.server.server_state.connections) <= sockets, "nor one of a client", within=1)
+    wait_until(lambda: UsageRecord.objects.filter(user=bob.user).exists(), "the row is written", within=2)
+    (row,) = rows_of(bob)
+    tokens = row.prompt_tokens, row.cached_tokens, row.completion_tokens
+    expected = of_stream if stream or of_whole is None else of_whole
+    assert (row.status, row.error, *tokens) == expected
+    assert row.is_estimated is (ending not in ("normal", "refused"))
+    assert (row.streamed, row.endpoint, row.tier) == (stream, "chat-completions", "enterprise")
+
+
+@pytest.fixture
+def begun(monkeypatch) -> threading.Event:
+    """Is set when the gateway has the first event of an answer."""
+    seen, first_token = threading.Event(), Record.first_token
+    monkeypatch.setattr(Record, "first_token", lambda record: (first_token(record), seen.set()))
+    return seen
+
+
+def is_blocked(live: LiveGateway) -> bool:
+    """The gateway has stopped writing to a client that does not read."""
+    return any(connection.flow.write_paused for connection in live.server.server_state.connections)
 
 
 def test_500_calls_with_random_departures_leave_nothing_behind(live, quiet, bob, llama):

@@ -8,6 +8,7 @@ import pytest
 
 from proxy.gateway import gateway
 from proxy.pool import Upstream
+from proxy.schemas import STREAMED
 from tests import fake_llama as llama
 from tests.conftest import CHAT
 from tests.servers import free_port, wait_until
@@ -73,6 +74,41 @@ def test_a_llama_server_that_never_answers_is_504(fake, impatient, bob, chat, st
     wait_until(fakes[0].gone.is_set, "the llama-server was left")
 
 
+WELL = [llama.STREAM_HEAD, llama.token("Well"), llama.FINISH, llama.USAGE, llama.DONE]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("parts", [[], [llama.STREAM_HEAD], [llama.STREAM_HEAD, llama.chunk(b":\n\n")]])
+def test_a_call_that_one_llama_server_breaks_off_unbegun_is_served_by_another(fake, bob, chat, parts, stream):
+    broken, well = fake(llama.sends_and_cuts(*parts)), fake(llama.sends(*WELL))
+    response = chat(bob, stream=stream)
+    assert response.status_code == 200
+    assert "Well" in response.text
+    assert (len(broken.seen), len(well.seen)) == (1, 1)
+    assert broken.seen == well.seen
+
+
+def test_a_call_that_breaks_two_llama_servers_does_not_break_a_third(fake, bob, chat):
+    servers = [fake(llama.sends_and_cuts()) for _ in range(3)]
+    assert error_of(chat(bob)) == (502, "upstream_error")
+    assert sum(len(server.seen) for server in servers) == 2
+
+
+def test_a_stream_that_has_begun_goes_to_no_other(fake, bob, chat):
+    fake(llama.sends_and_cuts(llama.STREAM_HEAD, llama.token("Hi")))
+    other = fake(llama.sends(*WELL))
+    assert last_event(chat(bob, stream=True))["error"]["code"] == "upstream_error"
+    assert not other.seen
+
+
+@pytest.mark.parametrize("refusal", ["500 Internal Server Error", "400 Bad Request"])
+def test_a_call_that_is_refused_goes_to_no_other(fake, bob, chat, refusal):
+    fake(llama.sends_and_cuts(llama.whole(refusal, {"error": {"message": "no"}})))
+    other = fake(llama.sends(*WELL))
+    assert chat(bob).status_code in (400, 502)
+    assert not other.seen
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_connection_cut_without_an_answer_is_502(fake, bob, chat, stream):
     fake(llama.sends_and_cuts())
@@ -110,6 +146,13 @@ def test_a_stream_that_stalls_ends_with_an_error_event(fake, impatient, bob, cha
     assert last_event(chat(bob, stream=True))["error"]["code"] == "upstream_timeout"
 
 
+def test_tokens_that_come_with_a_fault_in_one_portion_are_not_lost(fake, bob, chat):
+    fake(llama.sends_and_cuts(llama.STREAM_HEAD + llama.token("Hel") + llama.token("lo") + llama.ERROR))
+    response = chat(bob, stream=True)
+    assert [text in response.text for text in ('"Hel"', '"lo"')] == [True, True]
+    assert last_event(response)["error"]["code"] == "upstream_error"
+
+
 def test_a_context_that_fills_up_on_the_way_is_said_so(fake, bob, chat):
     full = b'data: {"error":{"code":500,"message":"Context size has been exceeded.","type":"server_error"}}\n\n'
     fake(llama.sends_and_cuts(llama.STREAM_HEAD, llama.token("Hi"), llama.chunk(full), b"0\r\n\r\n"))
@@ -143,7 +186,7 @@ def test_a_500_that_is_the_callers_mistake_is_a_400(fake, bob, chat, message):
 def test_what_a_llama_server_says_cannot_forge_a_line_of_the_log(fake, bob, chat, caplog):
     fake(llama.sends_and_cuts(llama.whole("500 Oh", {"error": {"message": "a\nforged line" + "x" * 9999}})))
     chat(bob)
-    told = [record.getMessage() for record in caplog.records if record.name == "proxy.upstream"]
+    told = [record.getMessage() for record in caplog.records if record.name == "proxy.refusals"]
     assert len(told) == 1
     assert "\n" not in told[0]
     assert len(told[0]) < 500
@@ -158,13 +201,28 @@ def test_a_fault_gives_the_place_at_the_llama_server_back(fake, bob, chat):
 
 def test_the_stand_in_streams_as_the_real_one_does(live, llama):
     """The shapes of the stand-in's events are those of a real llama-server."""
-    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2, "stream": True}
-    real = httpx.post(f"{llama}/v1/chat/completions", json={**body, "stream_options": {"include_usage": True}}).text
+    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2, **STREAMED, "return_progress": False}
+    real = httpx.post(f"{llama}/v1/chat/completions", json=body).text
     real_events = [json.loads(line[6:]) for line in real.split("\n\n") if line.startswith("data: {")]
     ours = [json.loads(part.split(b"data: ")[1]) for part in (TOKEN, USAGE)]
     assert ours[0].keys() <= real_events[1].keys()
     assert ours[1].keys() <= real_events[-1].keys()
+    assert ours[0]["timings"].keys() <= real_events[1]["timings"].keys()
     assert real.rstrip().endswith("[DONE]")
+    assert real.split("\n\n")[1].index('"timings"') > real.split("\n\n")[1].index('"object"')
 
 
-TOKEN, USAGE = llama.token("Hi")[:-2], llama.USAGE[:-2]
+def test_the_stand_in_speaks_anthropics_language_as_the_real_one_does(live, llama):
+    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2, "stream": True}
+    real = httpx.post(f"{llama}/v1/messages", json=body).text
+    theirs = {kind_of(event): json.loads(event.split("data: ")[1]).keys() for event in real.split("\n\n") if event}
+    for part in ANTHROPIC:
+        event = part.split(b"\r\n")[1].decode()
+        assert json.loads(event.split("data: ")[1]).keys() == theirs[kind_of(event)]
+
+
+def kind_of(event: str) -> str:
+    return event.split("\n")[0]
+
+
+TOKEN, USAGE, ANTHROPIC = llama.token("Hi")[:-2], llama.USAGE[:-2], llama.ANTHROPIC_TOOL_USE[:-1]

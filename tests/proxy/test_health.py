@@ -30,7 +30,7 @@ def test_without_a_llama_server_it_is_unhealthy_and_lives(http, fake, bob, chat)
 
 
 def test_without_tiers_and_quotas_it_is_not_ready(http, monkeypatch):
-    monkeypatch.setattr(gateway().snapshot, "_policies_read_at", float("-inf"))
+    monkeypatch.setattr(gateway().snapshot, "_whole_read_at", float("-inf"))
     monkeypatch.setattr(gateway().snapshot, "max_stale", -1.0)
     assert health(http, "/health/ready") == (503, "unhealthy")
     assert health(http) == (200, "healthy")

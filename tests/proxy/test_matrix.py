@@ -9,6 +9,7 @@ import pytest
 
 SCHEMA = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}
 TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": SCHEMA}}
+FOREIGN = "na\u00efve \U0001f600\U0001f1e9 \u65e5\u672c\u8a9e"
 CASES: dict[str, dict[str, Any]] = {
     "plain": {"content": "Name three colours.", "max_tokens": 24},
     "tools": {"content": "What is the weather?", "tools": [TOOL], "tool_choice": "auto", "max_tokens": 24},
@@ -20,7 +21,7 @@ CASES: dict[str, dict[str, Any]] = {
     "logprobs": {"content": "Name three colours.", "logprobs": True, "top_logprobs": 2, "max_tokens": 8},
     "stop": {"content": "Count: one, two, three, four.", "stop": ["three", "!"], "max_tokens": 40},
     "n=2": {"content": "Name three colours.", "n": 2, "max_tokens": 8},
-    "unicode across tokens": {"content": "Go.", "grammar": 'root ::= "na\u00efve \U0001f600\U0001f1e9 \u65e5\u672c\u8a9e"', "max_tokens": 40},
+    "unicode across tokens": {"content": "Go.", "grammar": f'root ::= "{FOREIGN}"', "max_tokens": 40},
     "long prompt": {"content": "The fox is brown. " * 90 + "What colour is the fox?", "max_tokens": 8},
     "empty answer": {"content": "word " * 400, "max_tokens": 8},
     "context fills up": {"content": "word " * 1990, "max_tokens": 100},
@@ -123,4 +124,4 @@ def test_the_case_is_what_it_says(case, whole):
     if case == "context fills up":
         assert (choice["finish_reason"], answer["usage"]["total_tokens"]) == ("length", 2048)
     if case == "unicode across tokens":
-        assert choice["message"]["content"] == "na\u00efve \U0001f600\U0001f1e9 \u65e5\u672c\u8a9e"
+        assert choice["message"]["content"] == FOREIGN
