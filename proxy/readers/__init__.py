@@ -50,6 +50,25 @@ class Reader(ABC):
         """How a fault is told once the stream has begun."""
         return event_of(envelopes.openai(error))
 
+    # -- where a llama-server does not say what was used, and must be asked ----------------------------------------
+
+    def lacks_start(self, first: bytes) -> bool:  # noqa: ARG002  # most look at nothing
+        """True for an answer whose first event is not its start, so that its prompt has not been counted."""
+        return False
+
+    def start(self, prompt_tokens: int) -> bytes:
+        """The event that was lost."""
+        raise NotImplementedError
+
+    @property
+    def uncounted(self) -> str:
+        """Text of a cut answer whose tokens are to be counted."""
+        return ""
+
+    def counted(self, tokens: int) -> None:
+        """Take it that so many tokens are in the text that was uncounted."""
+        raise NotImplementedError
+
     @property
     def usage(self) -> Usage:
         return self.tally.usage

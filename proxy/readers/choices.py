@@ -24,6 +24,7 @@ class ChoicesReader(Reader):
         super().__init__(call, model, shows_timings=shows_timings)
         self.folded = self.new_fold()
         self._head: dict[str, Any] = {}
+        self._is_under_way = False  # the only choice has begun
         self._ending = 0  # the choice that ended last: a chat's usage follows it and does not say whose it is
         self._last_plain: bytes | None = None  # read only if the answer is cut: its timings then are what is known
 
@@ -34,13 +35,20 @@ class ChoicesReader(Reader):
     def pass_on(self, event: bytes) -> bytes:
         if event == DONE:
             return self._usage_event() + DONE
-        if self.call.choices == 1 and event.startswith(PLAIN_START) and not any(mark in event for mark in MARKS):
+        if self._is_under_way and event.startswith(PLAIN_START) and not any(mark in event for mark in MARKS):
             timings = event.rfind(TIMINGS)
             if timings > 0:
                 self._last_plain = event
             return event if timings < 0 or self.shows_timings else event[:timings] + b"}\n\n"
         chunk = self._noted(event)
-        return event_of(chunk) if chunk and chunk["choices"] else b""
+        if not chunk or not chunk["choices"]:
+            return b""
+        self._open(chunk["choices"][0])
+        self._is_under_way = self.call.choices == 1
+        return event_of(chunk)
+
+    def _open(self, choice: dict[str, Any]) -> None:
+        """See to it that a choice begins as it should."""
 
     def fold(self, event: bytes) -> bool:
         chunk = self._noted(event)
@@ -99,6 +107,16 @@ class ChoicesReader(Reader):
 
 class ChatReader(ChoicesReader):
     new_fold = ChatFold
+
+    def __init__(self, call: Call, model: str, *, shows_timings: bool = False) -> None:
+        super().__init__(call, model, shows_timings=shows_timings)
+        self._opened: set[int] = set()
+
+    def _open(self, choice: dict[str, Any]) -> None:
+        """Name the role, which llama-server forgets where the first token is only a part of a character."""
+        if choice["index"] not in self._opened:
+            self._opened.add(choice["index"])
+            choice["delta"] = {"role": "assistant", **choice["delta"]}
 
 
 class CompletionReader(ChoicesReader):

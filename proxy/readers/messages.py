@@ -1,5 +1,6 @@
 """The stream of messages, in Anthropic's grammar: message_start, blocks, message_delta, message_stop."""
 
+import uuid
 from typing import Any
 
 import orjson
@@ -12,18 +13,24 @@ from proxy.usage import Usage
 from . import Reader
 
 LAST = b"event: message_stop\n"
-DELTA = b"event: content_block_delta\n"  # one for each token: it passes unread
+DELTA = b"event: content_block_delta\n"  # passes as it is
+TEXTS = ("text", "thinking", "partial_json")
 JOINED = {"text_delta": "text", "thinking_delta": "thinking", "signature_delta": "signature"}
 
 
 class MessageReader(Reader):
-    """llama-server gives no timings here, so a cut answer's tokens are its deltas, counted."""
+    """llama-server gives no timings here, so the tokens of a cut answer are those of its text so far.
+
+    It also loses the start of a message, and with it the count of the prompt, where the first token is only a part
+    of a character.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._prompt = 0
         self._cached = 0
         self._deltas = 0
+        self._text = bytearray()  # all that came, of every kind, in UTF-8
         self._message: dict[str, Any] = {}
         self._arguments: dict[int, str] = {}  # of the tool_use block with this index, as JSON that still comes in
         self._stopped = False
@@ -32,11 +39,26 @@ class MessageReader(Reader):
     def is_last(event: bytes) -> bool:
         return event.startswith(LAST)
 
+    def lacks_start(self, first: bytes) -> bool:
+        return not first.startswith((b"event: message_start\n", b"event: error\n", b"data: ", b":"))
+
+    def start(self, prompt_tokens: int) -> bytes:
+        usage = {"input_tokens": prompt_tokens, "output_tokens": 0}
+        message = {"id": uuid.uuid4().hex, "type": "message", "role": "assistant", "content": [], "model": self.model}
+        reasons = {"stop_reason": None, "stop_sequence": None}
+        return event_of({"type": "message_start", "message": {**message, **reasons, "usage": usage}}, "message_start")
+
+    @property
+    def uncounted(self) -> str:
+        return self._text.decode() if self.tally.usage.is_estimated else ""
+
+    def counted(self, tokens: int) -> None:
+        self._deltas = max(self._deltas, tokens)
+
     def pass_on(self, event: bytes) -> bytes:
-        if event.startswith(DELTA):
-            self._count_delta()
-            return event
         chunk = self._noted(event)
+        if event.startswith(DELTA):
+            return event
         return event_of(chunk, chunk["type"]) if chunk else b""
 
     def fold(self, event: bytes) -> bool:
@@ -49,7 +71,6 @@ class MessageReader(Reader):
             case "content_block_start":
                 self._message["content"].append(chunk["content_block"])
             case "content_block_delta":
-                self._count_delta()
                 self._add_delta(chunk["index"], chunk["delta"])
             case "message_delta":
                 self._message.update(chunk["delta"])
@@ -60,9 +81,6 @@ class MessageReader(Reader):
 
     def error_event(self, error: GatewayError) -> bytes:
         return event_of(envelopes.anthropic(error), "error")
-
-    def _count_delta(self) -> None:
-        self._deltas += 1
 
     def _add_delta(self, index: int, delta: dict[str, Any]) -> None:
         block = self._message["content"][index]
@@ -75,7 +93,10 @@ class MessageReader(Reader):
         chunk = read(event)
         if chunk is None:
             return None
-        if chunk["type"] == "message_start":
+        if chunk["type"] == "content_block_delta":
+            self._deltas += 1
+            self._text += next((v for n, v in chunk["delta"].items() if n in TEXTS), "").encode()
+        elif chunk["type"] == "message_start":
             self._note_prompt(chunk["message"])
         elif chunk["type"] == "message_delta" and (usage := chunk.get("usage")):
             self.tally.ended(0, self._prompt, self._cached, usage["output_tokens"])

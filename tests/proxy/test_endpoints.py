@@ -185,6 +185,23 @@ def test_a_message_is_the_llama_servers_own(bob, post, llama):
     assert ours["usage"] == {"input_tokens": 33, "output_tokens": 4}
 
 
+EMOJI = [{"role": "user", "content": "Repeat: \U0001f31f"}]  # the answer's first token is a part of a character
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_begins_with_half_a_character_is_as_complete_as_others(bob, post, llama, stream):
+    body = {"messages": EMOJI, "temperature": 0, "max_tokens": 8}
+    assert not own(llama, "v1/messages", **body, stream=True).text.startswith("event: message_start")
+    theirs = own(llama, "v1/messages", **body).json()["usage"]
+    ours = post("messages", bob, **body, stream=stream)
+    if stream:
+        assert ours.text.startswith("event: message_start")
+    counted = theirs["input_tokens"] + theirs["cache_read_input_tokens"]
+    assert f'"input_tokens":{counted},' in ours.text
+    chat = post("chat/completions", bob, **body, stream=True).text
+    assert chat.count('"role":"assistant"') == 1
+
+
 def test_the_tokens_of_a_message_are_counted(bob, post):
     used = post("messages", bob, system="Be kind.", **BODIES["messages"]).json()["usage"]["input_tokens"]
     assert post("messages/count_tokens", bob, system="Be kind.", messages=HI).json() == {"input_tokens": used}

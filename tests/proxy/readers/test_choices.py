@@ -15,9 +15,12 @@ USAGE = {"prompt_tokens": 5, "completion_tokens": 3, "prompt_tokens_details": {"
 ROLE = {"role": "assistant", "content": None}
 
 
-def reader(*, shows_timings=False, **fields):
+def reader(*, shows_timings=False, begun=True, **fields):
     body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True, **fields}
-    return ChatReader(Call.parse(orjson.dumps(body), CHAT), "m", shows_timings=shows_timings)
+    made = ChatReader(Call.parse(orjson.dumps(body), CHAT), "m", shows_timings=shows_timings)
+    if begun:
+        made.pass_on(event(ROLE))
+    return made
 
 
 def event(delta, index=0, finish=None, **fields):
@@ -43,6 +46,13 @@ def test_a_token_passes_without_its_timings():
 def test_a_token_that_talks_of_timings_and_errors_passes_as_it_is():
     text = 'the "usage", the "error", ,"timings":{ and "prompt_progress"'
     assert read(reader().pass_on(token(text)))["choices"][0]["delta"]["content"] == text
+
+
+@pytest.mark.parametrize("first", [event(ROLE), event({"content": "Hi"})])
+def test_every_choice_begins_with_its_role(first):
+    told = reader(n=2, begun=False)
+    assert read(told.pass_on(first))["choices"][0]["delta"]["role"] == "assistant"
+    assert "role" not in read(told.pass_on(token("lo")))["choices"][0]["delta"]
 
 
 @pytest.mark.parametrize("silent", [PROGRESS, usage(), b":\n\n", b"data: null\n\n"])

@@ -70,6 +70,31 @@ def test_the_tokens_are_known_however_far_it_came(take, events, known):
     assert cut.usage == known
 
 
+def test_a_message_without_its_start_is_given_one():
+    headless = reader()
+    assert headless.lacks_start(block())
+    assert [headless.lacks_start(first) for first in (start(), b":\n\n", b'data: {"error":{}}\n\n')] == [False] * 3
+    told = read(headless.pass_on(headless.start(5)))["message"]
+    assert (told["role"], told["model"], told["usage"]) == ("assistant", "m", {"input_tokens": 5, "output_tokens": 0})
+    assert headless.usage == Usage(5, 0, 0, is_estimated=True)
+
+
+def test_the_text_of_a_cut_message_can_be_counted():
+    cut = reader()
+    for each in (start(), block(), delta(text="日"), delta(text="本")):
+        cut.pass_on(each)
+    assert cut.uncounted == "日本"
+    cut.counted(4)
+    assert cut.usage == Usage(5, 4, 4, is_estimated=True)
+
+
+def test_a_message_that_ended_needs_no_counting():
+    whole = reader()
+    for each in (start(), block(), delta(text="a"), END, STOP):
+        whole.pass_on(each)
+    assert whole.uncounted == ""
+
+
 def test_blocks_are_folded_each_for_itself():
     whole = reader()
     for each in (
