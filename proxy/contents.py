@@ -191,6 +191,15 @@ def check_choices(body: Body) -> None:
         raise InvalidValue(f"This asks for {count} answers, and {MAX_CHOICES} are the most for one call.", param="n")
 
 
+def check_response_options(body: Body) -> None:
+    form = body.get("text", {}).get("format")
+    if form is not None and not (isinstance(form, dict) and isinstance(form.get("schema", {}), dict)):
+        raise InvalidValue("'text.format' must be an object with a 'type'.", param="text.format")
+    effort = body.get("reasoning", {}).get("effort")
+    if effort is not None and not isinstance(effort, str):
+        raise InvalidValue("'reasoning.effort' must be a string.", param="reasoning.effort")
+
+
 def limit_inputs(name: str) -> Callable[[Body], None]:
     def check(body: Body) -> None:
         if len(inputs_of(body[name])) > MAX_INPUTS:

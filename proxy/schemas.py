@@ -149,7 +149,7 @@ def spell_response(body: Body) -> Body:
 
 def spell_item(item: Body) -> Body:
     """An assistant's message: llama-server wants its type said, and its text as a part of output."""
-    if item.get("role") != "assistant":
+    if item.get("role") != "assistant" or (item.get("type") or "message") != "message":
         return item
     content = item["content"]
     parts = [{"text": content}] if isinstance(content, str) else content
@@ -171,7 +171,7 @@ RESPONSE = Schema(
         "text": OBJECT,
         "reasoning": OBJECT,
     },
-    checks=(require("input"), contents.check_items, contents.check_named_tools),
+    checks=(require("input"), contents.check_items, contents.check_named_tools, contents.check_response_options),
     rewrite=spell_response,
     refused={"previous_response_id": None, "conversation": None, "prompt": None, "background": False},
     limits=("max_output_tokens",),

@@ -158,10 +158,26 @@ def test_what_needs_a_memory_is_refused(bob, post, body):
 
 
 @pytest.mark.parametrize(
+    "body",
+    [
+        {"text": {"format": True}},
+        {"text": {"format": {"type": "json_schema", "schema": 5}}},
+        {"reasoning": {"effort": 5}},
+        {"tool_choice": "bogus"},
+    ],
+)
+def test_an_option_of_a_response_that_is_not_as_it_should_be(bob, post, body):
+    error = post("responses", bob, input="Hi", **body).json()["error"]
+    assert error["code"] == "invalid_value"
+    assert error["param"].startswith(next(iter(body)))
+
+
+@pytest.mark.parametrize(
     "item",
     [
         {"role": "wizard", "content": "x"},
         {"role": "user"},
+        {"type": "function_call", "role": "assistant"},
         {"role": "user", "content": [{"type": "input_image", "image_url": "http://10.0.0.1/x"}]},
         {"role": "user", "content": [{"type": "input_file", "file_url": "http://10.0.0.1/x"}]},
         {"type": "function_call", "name": "f"},
