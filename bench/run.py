@@ -117,9 +117,10 @@ def running_nginx(folder: Path, upstream: int) -> Iterator[int | None]:
         yield pid
 
 
-def gateway_env(folder: Path) -> dict[str, str]:
+def gateway_env(folder: Path, database: str = "") -> dict[str, str]:
     """A gateway of its own, with a client whose tier has no limit."""
-    env = {"DATABASE_URL": f"sqlite:///{folder}/bench.sqlite3", "LLAMA_SERVERS": f"http://127.0.0.1:{PLAIN}"}
+    database = database or f"sqlite:///{folder}/bench.sqlite3"
+    env = {"DATABASE_URL": database, "LLAMA_SERVERS": f"http://127.0.0.1:{PLAIN}"}
     run = [sys.executable, "manage.py"]
     full = {**os.environ, **env}
     subprocess.run([*run, "migrate", "-v0"], check=True, cwd=ROOT, env=full)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from time import perf_counter
 from typing import Any
 
@@ -62,11 +63,13 @@ class Record:
     def settle(self, keep: Callable[[dict[str, Any]], None]) -> None:
         """Count the call, and hand its row to the ledger."""
         usage = self.usage
-        for kind, count in (("prompt", usage.prompt), ("cached", usage.cached), ("completion", usage.completion)):
-            if count:
-                TOKENS.labels(kind, self.model, self.tier).inc(count)
+        prompt, cached, completion, first_token = series(self.model, self.tier)
+        if usage.total:
+            prompt.inc(usage.prompt)
+            cached.inc(usage.cached)
+            completion.inc(usage.completion)
         if self.first_token_at is not None:
-            FIRST_TOKEN.labels(self.model, self.tier).observe(self.first_token_at - self.began)
+            first_token.observe(self.first_token_at - self.began)
         keep(self.row(usage))
 
     def row(self, usage: Usage) -> dict[str, Any]:
@@ -86,10 +89,17 @@ class Record:
             "cached_tokens": usage.cached,
             "completion_tokens": usage.completion,
             "is_estimated": usage.is_estimated,
+            "cache": "",
             "first_token_ms": milliseconds(self.began, self.first_token_at),
             "total_ms": milliseconds(self.began, perf_counter()),
             "streamed": self.streamed,
         }
+
+
+@lru_cache(maxsize=1024)  # looking a label up costs more than counting
+def series(model: str, tier: str) -> tuple[Any, Any, Any, Any]:
+    tokens = [TOKENS.labels(kind, model, tier) for kind in ("prompt", "cached", "completion")]
+    return tokens[0], tokens[1], tokens[2], FIRST_TOKEN.labels(model, tier)
 
 
 def milliseconds(began: float, ended: float | None) -> int | None:

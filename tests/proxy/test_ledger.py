@@ -23,6 +23,10 @@ def row(**fields):
         "admitted_at": datetime(2026, 11, 24, 12, 0, 30, tzinfo=UTC),
         "user_id": 1,
         "tier": "free",
+        "model": "m",
+        "upstream": "",
+        "error": "",
+        "cache": "",
         "endpoint": "chat-completions",
         "status": 200,
         "prompt_tokens": 5,
@@ -120,7 +124,7 @@ def test_a_row_that_is_written_twice_is_there_once():
     assert UsageRecord.objects.filter(request_id=each["request_id"]).count() == 1
 
 
-@pytest.mark.parametrize("bad", [{"completion_tokens": 10**30}, {"admitted_at": 5}, {"status": "x"}])
+@pytest.mark.parametrize("bad", [{"completion_tokens": 10**30}, {"admitted_at": None}, {"status": None}])
 def test_a_row_that_no_database_takes_keeps_no_other_out(bad, caplog):
     poison, good = row(**bad), [row(), row()]
     refusals = {module.Refusals(0, next(numbers) + 10**6, "requests_minute"): 2}
