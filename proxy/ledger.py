@@ -26,7 +26,7 @@ from .models import RefusalCount, UsageRecord
 
 logger = logging.getLogger(__name__)
 
-FLUSH_EVERY = 0.25  # seconds between two batches
+FLUSH_EVERY = 0.5  # seconds between two batches
 BATCH = 500  # rows in one transaction at most
 RETRY_AFTER = 1.0  # seconds until a batch that failed is written again
 LAST_TRY = 10.0  # seconds that a stop goes on trying to write what is left

@@ -43,6 +43,8 @@ class Tally:
 
     @property
     def usage(self) -> Usage:
+        if self.expected == 1:
+            return self.choices.get(0, NOTHING_KNOWN)
         prompts: dict[int, Usage] = {}
         for index, each in self.choices.items():
             known = prompts.get(
