@@ -100,6 +100,22 @@ def completions(tour: Tour, token: str) -> None:
     tour.expect("the list of models", ["smollm2-135m"], models)
 
 
+def endpoints(tour: Tour, token: str) -> None:
+    print("Other endpoints")
+    asked = {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 8, "temperature": 0}
+    message = tour.call("/v1/messages", asked, token).json
+    tour.expect("Anthropic's messages", "message", message["type"])
+    counted = tour.call("/v1/messages/count_tokens", {"messages": asked["messages"]}, token).json
+    tour.expect("and their tokens, counted before", message["usage"]["input_tokens"], counted["input_tokens"])
+    response = tour.call("/v1/responses", {"input": "Say hello.", "max_output_tokens": 8}, token).json
+    tour.expect("a response", ("response", "completed"), (response["object"], response["status"]))
+    tokens = tour.call("/v1/tokenize", {"content": "Hello world"}, token).json["tokens"]
+    text = tour.call("/v1/detokenize", {"tokens": tokens}, token).json["content"]
+    tour.expect("text to tokens and back", "Hello world", text)
+    kept = tour.call("/v1/responses", {"input": "Hi", "previous_response_id": "x"}, token)
+    tour.expect("a conversation that nobody keeps", (400, "unsupported_parameter"), code_of(kept))
+
+
 def limits(tour: Tour, token: str) -> None:
     print("Rate limit of the free tier, 10 requests a minute")
     replies = [tour.chat(token, max_tokens=1) for _ in range(12)]
@@ -136,11 +152,13 @@ def main() -> None:
     authentication(tour, passwords)
     token = tour.sign_in("enterprise", passwords["enterprise"])
     completions(tour, token)
+    endpoints(tour, token)
     limits(tour, tour.sign_in("free", passwords["free"]))
     errors(tour, token)
     print("Metrics")
     tour.expect("completions were counted", True, tour.count(served) >= before[0] + 2)
     tour.expect("and refusals", True, tour.count(refused) >= before[1] + 2)
+    tour.expect("and tokens", True, tour.count('api_tokens_total{kind="completion"') > 0)
     tour.expect("and timed", True, tour.count("api_request_duration_seconds_count") > 0)
     print(f"All {tour.steps} steps went as expected.")
 

@@ -9,6 +9,7 @@ from prometheus_client import REGISTRY
 
 from accounts.errors import GatewayError
 from proxy import answers, metrics  # noqa: F401  # what they define is looked for below
+from proxy.endpoints import ENDPOINTS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -63,7 +64,11 @@ def test_every_metric_is_in_the_operations_guide():
     assert documented == own_metrics()
 
 
-@pytest.mark.parametrize("text", [README, REQUEST, OPERATIONS], ids=["README", "request", "operations"])
+LEDGER = (ROOT / "docs" / "ledger.md").read_text()
+TEXTS = {"README": README, "request": REQUEST, "operations": OPERATIONS, "ledger": LEDGER}
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_files_that_are_named_exist(text):
     named = re.findall(r"`((?:accounts|proxy|llmgateway|docs|examples|tests)/[\w/.]*)`", text)
     linked = re.findall(r"\]\(([^)#]+)\)", text)
@@ -86,7 +91,13 @@ def test_imports_go_down_only(path):
     assert not {name.split(".")[0] for name in imports(path)} & banned
 
 
-@pytest.mark.parametrize("name", ["windows", "calls", "events", "folding", "errors", "endings"])
+PURE = [
+    "windows", "calls", "events", "folding", "errors", "endings", "schemas", "fields", "contents", "endpoints",
+    "envelopes", "refusals", "usage", *(f"readers/{each}" for each in ("__init__", "choices", "messages", "responses")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PURE)
 def test_policy_is_pure(name):
     top = {each.split(".")[0] for each in imports(ROOT / "proxy" / f"{name}.py")}
     assert not top & {"django", "rest_framework", "httpx", "aiohttp", "redis"}
@@ -96,6 +107,18 @@ def test_policy_is_pure(name):
 def test_one_module_knows_the_http_client(vendor):
     knowing = [path.name for path in CODE if vendor in {name.split(".")[0] for name in imports(path)}]
     assert knowing == ["upstream.py"]
+
+
+def test_the_walk_through_a_request_passes_every_file_on_its_way():
+    """All modules of the relay lane but those that wire, configure or describe."""
+    aside = {"apps", "checks", "gateway", "health", "metrics", "models", "admin", "__init__"}
+    way = [path for path in sorted((ROOT / "proxy").glob("*.py")) if path.stem not in aside]
+    missing = [path.name for path in way if f"`proxy/{path.name}`" not in REQUEST]
+    assert not missing
+
+
+def test_every_endpoint_is_in_the_readme():
+    assert not [each.url for each in ENDPOINTS if f"`/v1/{each.url}`" not in README.replace("`POST ", "`")]
 
 
 def test_every_decision_has_its_status():
