@@ -1,21 +1,19 @@
-"""The way of an admitted call: to an upstream, and its answer back, event by event or folded into one."""
+"""The way of an admitted call: to an upstream, or another, and its answer back, event by event or folded into one."""
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any
 
 import orjson
 
 from accounts.errors import GatewayError
 
-from .calls import Call
+from .attempts import Attempt, Errand, Portion, Portions
 from .endings import Endings
-from .endpoints import Endpoint
 from .errors import BrokenOff, NeverSent, UpstreamError
-from .events import COMMENT, UNREADABLE, EventSplitter
+from .events import COMMENT, UNREADABLE
 from .metrics import UPSTREAM_ERRORS
 from .pool import Pool, Upstream
 from .readers import Reader
@@ -24,24 +22,9 @@ from .upstream import Answer
 
 logger = logging.getLogger(__name__)
 
-COUNT_TIMEOUT = 2.0  # seconds that a llama-server has to count the tokens of a cut answer
+NO_ANSWER = "The llama-server sent something that is no answer."
 
-Events = list[bytes]  # complete ones, that came in together
-
-
-@dataclass(frozen=True, slots=True)
-class Errand:
-    """What is to be done: a call of an endpoint, and the body to send for it."""
-
-    endpoint: Endpoint
-    call: Call
-    model: str
-    body: bytes
-    shows_timings: bool = False
-
-    def new_reader(self) -> Reader:
-        assert self.endpoint.reader is not None
-        return self.endpoint.reader(self.call, self.model, shows_timings=self.shows_timings)
+Begun = tuple[bytes, Portions]  # the first part for the caller, and the portions that follow
 
 
 class Relay:
@@ -55,25 +38,24 @@ class Relay:
         self.pool = pool
         self.endings = endings
         self.record = record
-        self.upstream: Upstream | None = None
+        self.attempt: Attempt | None = None  # the last one
         self._tried: list[Upstream] = []
         self._broke_off = False
         self._is_over = False  # the last event was taken
         self._fault: GatewayError | None = None  # an error event, whose portion had more before it
         self._take = self._passed_on if errand.call.stream else self._folded
+        endings.push_async_callback(self._count_rest)
 
     # -- what views ask ------------------------------------------------------------------------------------------
 
     async def whole(self) -> bytes:
         """The answer to a caller who asked for no stream, as JSON."""
-        self.endings.push_async_callback(self._count_rest)
         with self._faults_counted():
             answer, _ = await self._begin()
         return answer
 
     async def stream(self, patience: float) -> AsyncIterator[bytes]:
         """The answer as events. Until the first is there errors raise, but for no longer than `patience` seconds."""
-        self.endings.push_async_callback(self._count_rest)
         beginning = asyncio.create_task(self._begin())
         self.endings.push_async_callback(cancelled, beginning)
         await asyncio.wait({beginning}, timeout=patience)
@@ -84,35 +66,28 @@ class Relay:
 
     # -- streaming -----------------------------------------------------------------------------------------------
 
-    async def _parts(self, beginning: "asyncio.Task[tuple[bytes, Several]]") -> AsyncIterator[bytes]:
+    async def _parts(self, beginning: "asyncio.Task[Begun]") -> AsyncIterator[bytes]:
         """What the caller gets, as it comes. The status is said, so a fault is an error event, and the end."""
         self.record.status = 200
         try:
             if not beginning.done():
                 yield COMMENT
             with self._faults_counted():
-                first, several = await beginning
-                async for part in self._from(first, several):
-                    yield part
+                part, portions = await beginning
+                while not self._is_over:
+                    if part:
+                        yield part
+                    if self._fault:
+                        raise self._fault
+                    part = self._take(await anext(portions))
+                self.record.answered(200)
+                await self.endings.unwind()  # whoever reads the last part may call again at once
+                yield part
         except GatewayError as exc:
             yield self._error_event(exc)
         except Exception:
             logger.exception("A stream failed.")
             yield self._error_event(GatewayError())
-
-    async def _from(self, part: bytes, several: "Several") -> AsyncIterator[bytes]:
-        """The first part and all that follow. Whoever reads the last may call again at once: first all is settled."""
-        while True:
-            if self._is_over:
-                self.record.answered(200)
-                await self.endings.unwind()
-            if part:
-                yield part
-            if self._fault:
-                raise self._fault
-            if self._is_over:
-                return
-            part = self._take(await anext(several))
 
     def _error_event(self, error: GatewayError) -> bytes:
         self.record.answered(200, error.code)
@@ -120,84 +95,67 @@ class Relay:
 
     # -- attempts ------------------------------------------------------------------------------------------------
 
-    async def _begin(self) -> "tuple[bytes, Several]":
+    async def _begin(self) -> Begun:
         """The first part for the caller, or all of it at once, from whichever upstream gives it.
 
         Raises UpstreamUnavailable where none is left, and what the one that took the call says against it.
         """
         while True:
             try:
-                async with AsyncExitStack() as attempt:
-                    begun = await self._attempt(attempt)
-                    self.endings.push_async_callback(attempt.pop_all().aclose)
+                async with AsyncExitStack() as opened:
+                    begun = await self._try(opened)
+                    self.endings.push_async_callback(opened.pop_all().aclose)
                     return begun
             except (NeverSent, BrokenOff) as exc:
                 self._give_up_on(exc)
 
-    async def _attempt(self, attempt: AsyncExitStack) -> "tuple[bytes, Several]":
+    async def _try(self, opened: AsyncExitStack) -> Begun:
         lease = self.pool.lease(self.errand.model, self._tried)
-        attempt.callback(lease.release)
-        self.upstream = lease.upstream
+        opened.callback(lease.release)
+        self.attempt = Attempt(self.errand, lease.upstream, self.pool.client)
         self.record.upstream = lease.upstream.name
-        url = self.upstream.base_url + self.errand.endpoint.path
         self.record.reader = None  # of an attempt before
-        answer = await self.pool.client.post(url, self.upstream.api_key, self.errand.body)
-        attempt.push_async_callback(answer.aclose)
+        answer = await self.attempt.post()
+        opened.push_async_callback(answer.aclose)
         if self.errand.endpoint.reader is None:
             return await self._unstreamed(answer), nothing()
         self.record.reader = self.errand.new_reader()
-        several = complete_events(answer, self.reader.is_last)
-        attempt.push_async_callback(several.aclose)
-        events = await anext(several)
-        if self.reader.lacks_start(events[0]):
-            counted = await self._ask(self.errand.endpoint.counting_path, self.errand.body)
-            events.insert(0, self.reader.start(counted["input_tokens"]))
-        while not (part := self._take(events)):
-            events = await anext(several)
-        return part, several
-
-    async def _ask(self, path: str, body: bytes) -> Any:
-        """The JSON that the upstream of this attempt answers at once, without a slot."""
-        assert self.upstream is not None
-        answer = await self.pool.client.post(self.upstream.base_url + path, self.upstream.api_key, body)
-        try:
-            return await answer.whole()
-        finally:
-            await answer.aclose()
-
-    async def _count_rest(self) -> None:
-        """Have the text of a cut answer counted, where its events do not say how many tokens they are."""
-        if self.record.reader and (text := self.record.reader.uncounted):
-            with suppress(GatewayError, TimeoutError, *UNREADABLE):
-                async with asyncio.timeout(COUNT_TIMEOUT):
-                    tokens = await self._ask("/tokenize", orjson.dumps({"content": text}))
-                    self.reader.counted(len(tokens["tokens"]))
+        portions = self.attempt.portions(answer, self.record.reader)
+        opened.push_async_callback(portions.aclose)
+        while not (part := self._take(await anext(portions))):
+            pass
+        return part, portions
 
     def _give_up_on(self, exc: NeverSent | BrokenOff) -> None:
         """Note which upstream failed, and raise where the call may not go on to another.
 
         A call that was never sent may; one that an upstream broke off may once, or it could break them all.
         """
-        assert self.upstream is not None
-        self._tried.append(self.upstream)
+        assert self.attempt is not None
+        upstream = self.attempt.upstream
+        self._tried.append(upstream)
         if isinstance(exc, NeverSent):
-            self.pool.mark_down(self.upstream, str(exc))
+            self.pool.mark_down(upstream, str(exc))
         elif self._broke_off:
             raise exc
         else:
             self._broke_off = True
         if not self.pool.fit(self.errand.model, self._tried):
             raise exc
-        UPSTREAM_ERRORS.labels(self.upstream.name, exc.code).inc()
+        UPSTREAM_ERRORS.labels(upstream.name, exc.code).inc()
 
-    # -- taking events -------------------------------------------------------------------------------------------
+    async def _count_rest(self) -> None:
+        if self.attempt and self.record.reader:
+            await self.attempt.count_rest(self.record.reader)
 
-    def _passed_on(self, events: Events) -> bytes:
+    # -- taking portions -----------------------------------------------------------------------------------------
+
+    def _passed_on(self, events: Portion) -> bytes:
         """The part of a stream that these events make."""
         part = b""
         try:
             for event in events:
-                part += self.reader.pass_on(event)
+                part += self._reader.pass_on(event)
         except GatewayError as exc:
             if not part:
                 raise
@@ -207,16 +165,16 @@ class Relay:
         self._note(events, has_begun=bool(part))
         return part
 
-    def _folded(self, events: Events) -> bytes:
+    def _folded(self, events: Portion) -> bytes:
         """The answer, once these were the last events of it; nothing before."""
         try:
-            begun = [self.reader.fold(event) for event in events]
+            begun = [self._reader.fold(event) for event in events]
             self._note(events, has_begun=any(begun))
             if not self._is_over:
                 return b""
-            if not self.reader.is_complete:
+            if not self._reader.is_complete:
                 raise BrokenOff("The llama-server ended its answer without a finish reason.")
-            return orjson.dumps(self.reader.answer)
+            return orjson.dumps(self._reader.answer)
         except UNREADABLE as exc:
             raise UpstreamError(NO_ANSWER) from exc
 
@@ -230,13 +188,13 @@ class Relay:
         self.record.first_token()
         return orjson.dumps(body)
 
-    def _note(self, events: Events, *, has_begun: bool) -> None:
-        self._is_over = self.reader.is_last(events[-1]) and not self._fault
+    def _note(self, events: Portion, *, has_begun: bool) -> None:
+        self._is_over = self._reader.is_last(events[-1]) and not self._fault
         if has_begun and self.record.first_token_at is None:
             self.record.first_token()
 
     @property
-    def reader(self) -> Reader:
+    def _reader(self) -> Reader:
         assert self.record.reader is not None
         return self.record.reader
 
@@ -245,27 +203,12 @@ class Relay:
         try:
             yield
         except GatewayError as exc:
-            if self.upstream is not None and exc.status >= 500:
-                UPSTREAM_ERRORS.labels(self.upstream.name, exc.code).inc()
+            if self.attempt is not None and exc.status >= 500:
+                UPSTREAM_ERRORS.labels(self.attempt.upstream.name, exc.code).inc()
             raise
 
 
-Several = AsyncGenerator[Events, None]
-NO_ANSWER = "The llama-server sent something that is no answer."
-
-
-async def complete_events(answer: Answer, is_last: Callable[[bytes], bool]) -> Several:
-    """The complete events of each portion that comes in, up to the last. An end without that is a fault."""
-    splitter = EventSplitter()
-    async for data in answer.parts():
-        if events := splitter.feed(data):
-            yield events
-            if is_last(events[-1]):
-                return
-    raise BrokenOff("The llama-server ended its answer before it was complete.")
-
-
-async def nothing() -> Several:
+async def nothing() -> Portions:
     return
     yield []
 

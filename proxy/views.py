@@ -11,12 +11,13 @@ from accounts.authentication import ApiKeyHeaderAuthentication
 
 from . import envelopes
 from .answers import EventStream, json_answer
+from .attempts import Errand
 from .calls import Call, check_text
 from .endpoints import ENDPOINTS, Endpoint
 from .errors import ModelNotFound
 from .gates import GatedView
 from .permissions import MayUseModel
-from .relay import Errand, Relay
+from .relay import Relay
 
 
 class Inference(GatedView):

@@ -9,6 +9,8 @@ import pytest
 
 from tests.servers import ROOT, answers, free_port, wait_until
 
+pytestmark = pytest.mark.once
+
 HERE, ELSEWHERE = "https://chat.example.org", "https://evil.example.org"
 
 

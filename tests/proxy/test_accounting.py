@@ -14,6 +14,8 @@ from proxy.gateway import gateway
 from proxy.models import UsageRecord
 from tests.servers import LiveGateway, wait_until
 
+pytestmark = pytest.mark.once
+
 WORDS = ["sea", "sun", "moon", "tree", "bird", "stone", "river", "cloud"]
 STORY = "Write a very long story about the "
 TOKEN = {  # how the event of a token is known

@@ -9,6 +9,8 @@ from anthropic import Anthropic, AsyncAnthropic
 from tests import fake_llama as llama
 from tests.cast import new_tier, person
 
+pytestmark = pytest.mark.once
+
 HELLO = {
     "model": "smollm2-135m",
     "messages": [{"role": "user", "content": "Say hello."}],

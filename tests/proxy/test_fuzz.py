@@ -20,6 +20,8 @@ from tests.cast import new_tier, person
 from tests.fuzzing import Fuzzed, requests
 from tests.servers import wait_until
 
+pytestmark = pytest.mark.once
+
 REQUESTS = int(os.environ.get("FUZZ_REQUESTS", "500"))
 ANSWERS = {200, 400, 404, 405}
 INSIDE = re.compile(

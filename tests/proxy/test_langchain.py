@@ -3,6 +3,8 @@
 import pytest
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def chat_model(live, bob):

@@ -17,9 +17,12 @@ from tests.servers import wait_until
 pytestmark = pytest.mark.usefixtures("live")  # whose database is there to be written to
 
 
+OURS = "req_test_"
+
+
 def row(**fields):
     return {
-        "request_id": f"req_test_{next(numbers)}",
+        "request_id": f"{OURS}{next(numbers)}",
         "admitted_at": datetime(2026, 11, 24, 12, 0, 30, tzinfo=UTC),
         "user_id": 1,
         "tier": "free",
@@ -76,9 +79,10 @@ class Database:
 
     def insert(self, rows):
         rows = list(rows)
-        self.batches.append(len(rows))
-        if self.fault:
-            raise self.fault
+        if any(each["request_id"].startswith(OURS) for each in rows):  # the live gateway writes, too
+            self.batches.append(len(rows))
+            if self.fault:
+                raise self.fault
         self.real(rows)
 
 

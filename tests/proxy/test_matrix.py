@@ -7,6 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
+pytestmark = pytest.mark.once
+
 SCHEMA = {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}
 TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": SCHEMA}}
 FOREIGN = "na\u00efve \U0001f600\U0001f1e9 \u65e5\u672c\u8a9e"

@@ -10,6 +10,8 @@ from pydantic import BaseModel
 from tests import fake_llama as llama
 from tests.cast import new_tier, person
 
+pytestmark = pytest.mark.once
+
 HELLO = {
     "model": "smollm2-135m",
     "messages": [{"role": "user", "content": "Say hello."}],

@@ -11,6 +11,8 @@ from proxy.errors import BrokenOff, NeverSent, UpstreamError, UpstreamTimeout
 from proxy.upstream import UpstreamClient
 from tests.servers import free_port
 
+pytestmark = pytest.mark.once
+
 LIMITS = {"connect_timeout": 0.2, "idle_timeout": 0.4}  # seconds
 OK = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-Secret: 1\r\n\r\n"
 
