@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, NamedTuple
 
 from django.db import DataError, IntegrityError, connection, transaction
@@ -115,7 +116,7 @@ class Ledger:
 
     async def _flush(self) -> bool:
         """Write one batch. False where the database did not take it, and it waits on."""
-        rows = [self._rows[place] for place in range(min(BATCH, len(self._rows)))]
+        rows = list(islice(self._rows, BATCH))
         refusals, self._refusals = self._refusals, Counter()
         if not rows and not refusals:
             return True
