@@ -9,6 +9,9 @@ from proxy.events import COMMENT
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
+STALLED = 60.0  # seconds
+
+
 def body(part: bytes) -> dict[str, Any]:
     return {"type": "http.response.body", "body": part, "more_body": True}
 
@@ -16,11 +19,13 @@ def body(part: bytes) -> dict[str, Any]:
 class Heartbeat:
     """Sends the parts of a stream, and a comment after each `interval` seconds (a float) without one.
 
-    It costs a stream one timer. Nothing is sent while a part is under way, nor after the block has ended.
+    It costs a stream one timer. Nothing is sent while a part is under way, nor after the block has ended. A client that
+    takes nothing for STALLED seconds holds a slot for nothing: then `give_up` is called.
     """
 
-    def __init__(self, send: Send, interval: float) -> None:
+    def __init__(self, send: Send, interval: float, give_up: Callable[[], object]) -> None:
         self._send = send
+        self._give_up = give_up
         self._interval = interval
         self._loop = asyncio.get_running_loop()
         self._sent_at = self._loop.time()
@@ -45,7 +50,11 @@ class Heartbeat:
     def _look(self) -> None:
         """Beat if it is time, and look again when it may be."""
         now = self._loop.time()
-        if not self._is_sending and now - self._sent_at >= self._interval:
+        silent = now - self._sent_at
+        if self._is_sending and silent >= STALLED:
+            self._give_up()
+        is_beating = self._beat is not None and not self._beat.done()
+        if not self._is_sending and not is_beating and silent >= self._interval:
             self._beat = self._loop.create_task(self._comment())
             self._sent_at = now
         self._timer = self._loop.call_at(max(self._sent_at, now - self._interval / 2) + self._interval, self._look)

@@ -45,6 +45,7 @@ class RelayRequest(ASGIRequest):
         self.receive = receive
         self.endings = Endings()
         self.client_left = False
+        self.task: asyncio.Task[Any] | None = None  # what is cancelled when the client leaves
         self.began = perf_counter()
 
     async def read_body(self, limit: int) -> None:
@@ -83,16 +84,20 @@ class RelayRequest(ASGIRequest):
 
     def _watch(self) -> None:
         """From now on, cancel this task when the client leaves."""
-        task = asyncio.current_task()
-        assert task is not None
-        watcher = asyncio.create_task(self._cancel_when_client_leaves(task))
+        self.task = asyncio.current_task()
+        watcher = asyncio.create_task(self._leave_with_client())
         self.endings.callback(watcher.cancel)
 
-    async def _cancel_when_client_leaves(self, task: "asyncio.Task[Any]") -> None:
+    async def _leave_with_client(self) -> None:
         while (await self.receive())["type"] != "http.disconnect":
             pass
+        self.leave()
+
+    def leave(self) -> None:
+        """End the request: nobody waits for its answer any more."""
+        assert self.task is not None
         self.client_left = True
-        task.cancel()
+        self.task.cancel()
 
 
 class RelayLane(ASGIHandler):
@@ -131,7 +136,7 @@ class RelayLane(ASGIHandler):
     async def send(self, request: RelayRequest, response: HttpResponseBase, send: Send) -> None:
         if isinstance(response, EventStream):
             await send(asgi_start(response))
-            with Heartbeat(send, settings.HEARTBEAT_AFTER) as alive:
+            with Heartbeat(send, settings.HEARTBEAT_AFTER, request.leave) as alive:
                 async with aclosing(response.events) as events:  # type: ignore[type-var]  # an asynchronous generator
                     async for part in events:
                         await alive.send(part)

@@ -10,12 +10,11 @@ import orjson
 
 from accounts.errors import GatewayError
 
-from .calls import Call
 from .endpoints import Endpoint
-from .errors import BrokenOff
-from .events import UNREADABLE, EventSplitter
+from .errors import BrokenOff, UpstreamError
+from .events import NO_ANSWER, UNREADABLE, EventSplitter
 from .pool import Upstream
-from .readers import Reader
+from .readers import Asked, Reader
 from .upstream import Answer, UpstreamClient
 
 COUNT_TIMEOUT = 2.0  # seconds that a llama-server has to count the tokens of a cut answer
@@ -29,14 +28,12 @@ class Errand:
     """What is to be done: a call of an endpoint, and the body to send for it."""
 
     endpoint: Endpoint
-    call: Call
-    model: str
+    asked: Asked
     body: bytes
-    shows_timings: bool = False
 
     def new_reader(self) -> Reader:
         assert self.endpoint.reader is not None
-        return self.endpoint.reader(self.call, self.model, shows_timings=self.shows_timings)
+        return self.endpoint.reader(self.asked)
 
 
 class Attempt:
@@ -60,14 +57,23 @@ class Attempt:
         has_begun = False
         async for data in answer.parts():
             if events := splitter.feed(data):
-                if not has_begun and reader.lacks_start(events[0]):
-                    counted = await self._ask(self.errand.endpoint.counting_path, self.errand.body)
-                    events.insert(0, reader.start(counted["input_tokens"]))
-                has_begun = True
+                told = [event for event in events if not event.startswith(b":")]
+                if told and not has_begun:
+                    has_begun = True
+                    if reader.lacks_start(told[0]):
+                        events.insert(0, reader.start(await self._count_prompt()))
                 yield events
                 if reader.is_last(events[-1]):
                     return
         raise BrokenOff("The llama-server ended its answer before it was complete.")
+
+    async def _count_prompt(self) -> int:
+        """The tokens of the prompt."""
+        counted = await self._ask(self.errand.endpoint.counting_path, self.errand.body)
+        try:
+            return int(counted["input_tokens"])
+        except UNREADABLE as exc:
+            raise UpstreamError(NO_ANSWER) from exc
 
     async def count_rest(self, reader: Reader) -> None:
         """Have the text of a cut answer counted, where its events do not say how many tokens they are."""

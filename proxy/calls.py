@@ -11,14 +11,15 @@ from typing import Any
 
 import orjson
 
+from .contents import text_size
 from .errors import InvalidJson, InvalidValue, RequestTooLarge, UnsupportedParameter
 from .fields import Fields, inputs_of
 from .schemas import Schema
 
 REBUILT = frozenset({"model", "stream", "stream_options"})  # said anew in every body
-IMAGE = re.compile(
-    rb'"data(?::[^"]{1024,}|":\s*"[\w/+=-]{1024,})"'
-)  # OpenAI's or Anthropic's; small ones count as text
+MEDIUM = re.compile(  # OpenAI's or Anthropic's; a small one counts as text
+    rb'"data(?::[\w/.+-]+;base64,|":\s*")[\w/+=-]{1024,}"'
+)
 HEADER_SAFE = re.compile(r"[\w.-]{1,64}", re.ASCII)
 DROPPED_SHOWN = 20
 
@@ -74,6 +75,15 @@ class Call:
     def choices(self) -> int:
         return self.n * self.prompts
 
+    def check_text(self, limit: int) -> None:
+        """Raise RequestTooLarge where what only looked like pictures is too much text."""
+        check_size(text_size(self.fields), limit)
+
+    def length(self, max_output_tokens: int | None) -> int | None:
+        """The longest answer, in tokens, that the caller and its tier allow."""
+        limits = [limit for limit in (self.max_tokens, max_output_tokens) if limit is not None]
+        return min(limits) if limits and self.schema.limit else None
+
     def body(self, model: str, max_output_tokens: int | None) -> bytes:
         """The body to send upstream, its answer no longer than either limit allows.
 
@@ -82,20 +92,23 @@ class Call:
         body = {**self.schema.rewrite(dict(self.fields)), **self.schema.fixed}
         if self.schema.names_model:
             body["model"] = model
-        limits = [limit for limit in (self.max_tokens, max_output_tokens) if limit is not None]
-        if limits and self.schema.limit:
-            body[self.schema.limit] = min(limits)
+        if length := self.length(max_output_tokens):
+            body[self.schema.limit] = length
         try:
             return orjson.dumps(body)
         except orjson.JSONEncodeError as exc:
             raise InvalidValue("The body is nested too deeply.") from exc
 
 
-def check_text(body: bytes, limit: int) -> None:
-    """Raise RequestTooLarge where the body without its images is larger than the limit. Costs no parsing."""
+def check_text(body: bytes, schema: Schema, limit: int) -> None:
+    """Raise RequestTooLarge where a body without its pictures is larger than the limit. Costs no parsing."""
     if len(body) <= limit:
         return
-    text = len(body) - sum(len(image.group()) for image in IMAGE.finditer(body))
+    media = MEDIUM.finditer(body) if schema.takes_pictures else ()
+    check_size(len(body) - sum(len(each.group()) for each in media), limit)
+
+
+def check_size(text: int, limit: int) -> None:
     if text > limit:
         raise RequestTooLarge(f"The body holds {text} bytes of text, and {limit} is the most.")
 

@@ -66,6 +66,7 @@ def accept(part: Part, param: str) -> None:
     """Nothing in it to be checked."""
 
 
+MEDIA = ("image_url", "input_image", "image", "input_audio")
 CHAT_PARTS = {"text": needs_text("text"), "image_url": check_picture, "input_audio": check_sound}
 RESPONSES_PARTS = {
     "input_text": needs_text("text"),
@@ -101,6 +102,15 @@ def check_role(message: Part, param: str, roles: tuple[str, ...]) -> None:
         raise InvalidValue(f"Every message needs a 'role', one of {', '.join(roles)}.", param=f"{param}.role")
 
 
+def text_size(value: Any) -> int:
+    """Bytes of text anywhere in a value, pictures and sounds aside."""
+    if isinstance(value, str):
+        return len(value.encode(errors="replace"))
+    if isinstance(value, dict):
+        return 0 if value.get("type") in MEDIA else sum(map(text_size, value.values()))
+    return sum(map(text_size, value)) if isinstance(value, list) else 0
+
+
 # -- whole fields --------------------------------------------------------------------------------------------------
 
 
@@ -127,7 +137,9 @@ def check_items(body: Body) -> None:
     if isinstance(body["input"], str):
         return
     for param, item in numbered("input", body["input"]):
-        ITEMS.get(item.get("type") or "message", refuse_item)(item, param)
+        kind = item.get("type") or "message"
+        check = ITEMS.get(kind, refuse_item) if isinstance(kind, str) else refuse_item
+        check(item, param)
 
 
 def check_message_item(item: Part, param: str) -> None:

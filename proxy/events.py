@@ -11,6 +11,7 @@ DATA = b"data: "
 DONE = b"data: [DONE]\n\n"
 NOTHING = b"data: null\n\n"  # how the stream of several prompts begins
 COMMENT = b":\n\n"  # a heartbeat, for proxies and clients that give up on silence
+NO_ANSWER = "The llama-server sent something that is no answer."
 UNREADABLE = (KeyError, IndexError, TypeError, ValueError, AttributeError)  # of an event that is not as it should be
 
 
@@ -41,7 +42,7 @@ def read(event: bytes) -> dict[str, Any] | None:
         if error and chunk.get("type", "error") == "error":  # a response has one, too, mostly null
             raise refusal_of(error)
     except (ValueError, AttributeError) as exc:
-        raise UpstreamError("The llama-server sent something that is no answer.") from exc
+        raise UpstreamError(NO_ANSWER) from exc
     return chunk
 
 

@@ -103,6 +103,8 @@ class Ledger:
                 await asyncio.sleep(RETRY_AFTER)
         for row in self._rows:
             logger.error("Not written to the ledger: %s", json.dumps(row, default=str))
+        for refusals, count in self._refusals.items():
+            logger.error("Not written to the ledger: %d times %s", count, refusals)
         self._writer.shutdown(wait=False, cancel_futures=True)
 
     async def _run(self) -> None:
@@ -150,8 +152,9 @@ def write(rows: list[Row], refusals: Mapping[Refusals, int]) -> int:
                 add_up(refusals)
             return len(rows)
         except NEVER_TAKEN:
-            add_up(refusals)
-            return sum(write_alone(row) for row in rows)
+            written = sum(write_alone(row) for row in rows)
+            add_up(refusals)  # last: what comes before may be done again, and this may not
+            return written
 
 
 def write_alone(row: Row) -> bool:

@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import Any
 
 from accounts.callers import Caller
+from accounts.errors import GatewayError
 
 from .events import UNREADABLE
 from .metrics import FIRST_TOKEN, TOKENS
@@ -54,8 +55,8 @@ class Record:
         if self.reader is not None:
             try:
                 return self.reader.usage
-            except UNREADABLE:
-                return NOTHING_KNOWN
+            except (GatewayError, *UNREADABLE):  # of an event that was not read before
+                return self.reader.tally.usage
         if self.known is not None:
             return self.known
         return NOTHING_KNOWN if self.upstream and self.status >= CLIENT_LEFT else Usage()  # refused: nothing was run

@@ -13,7 +13,7 @@ from accounts.errors import GatewayError
 from .attempts import Attempt, Errand, Portion, Portions
 from .endings import Endings
 from .errors import BrokenOff, NeverSent, UpstreamError
-from .events import COMMENT, UNREADABLE
+from .events import COMMENT, NO_ANSWER, UNREADABLE
 from .metrics import UPSTREAM_ERRORS
 from .pool import Pool, Upstream
 from .readers import Reader
@@ -21,8 +21,6 @@ from .records import Record
 from .upstream import Answer
 
 logger = logging.getLogger(__name__)
-
-NO_ANSWER = "The llama-server sent something that is no answer."
 
 Begun = tuple[bytes, Portions]  # the first part for the caller, and the portions that follow
 
@@ -43,7 +41,7 @@ class Relay:
         self._broke_off = False
         self._is_over = False  # the last event was taken
         self._fault: GatewayError | None = None  # an error event, whose portion had more before it
-        self._take = self._passed_on if errand.call.stream else self._folded
+        self._take = self._passed_on if errand.asked.call.stream else self._folded
         endings.push_async_callback(self._count_rest)
 
     # -- what views ask ------------------------------------------------------------------------------------------
@@ -110,16 +108,15 @@ class Relay:
                 self._give_up_on(exc)
 
     async def _try(self, opened: AsyncExitStack) -> Begun:
-        lease = self.pool.lease(self.errand.model, self._tried)
+        lease = self.pool.lease(self.errand.asked.model, self._tried)
         opened.callback(lease.release)
         self.attempt = Attempt(self.errand, lease.upstream, self.pool.client)
         self.record.upstream = lease.upstream.name
-        self.record.reader = None  # of an attempt before
         answer = await self.attempt.post()
         opened.push_async_callback(answer.aclose)
         if self.errand.endpoint.reader is None:
             return await self._unstreamed(answer), nothing()
-        self.record.reader = self.errand.new_reader()
+        self.record.reader, self.record.first_token_at = self.errand.new_reader(), None
         portions = self.attempt.portions(answer, self.record.reader)
         opened.push_async_callback(portions.aclose)
         while not (part := self._take(await anext(portions))):
@@ -140,7 +137,7 @@ class Relay:
             raise exc
         else:
             self._broke_off = True
-        if not self.pool.fit(self.errand.model, self._tried):
+        if not self.pool.fit(self.errand.asked.model, self._tried):
             raise exc
         UPSTREAM_ERRORS.labels(upstream.name, exc.code).inc()
 

@@ -61,7 +61,13 @@ class Schema:
     limits: tuple[str, ...] = ()
     limit: str = ""
     fixed: Mapping[str, Any] = field(default_factory=lambda: STREAMED)
+    takes_pictures: bool = False  # or sounds: they do not count as text
     names_model: bool = True  # llama-server's own tokenize knows no models
+
+
+def only(names: tuple[str, ...], messages: list[Body]) -> list[Body]:
+    """Messages of these fields."""
+    return [{name: message[name] for name in names if name in message} for message in messages]
 
 
 # -- chat/completions and completions ------------------------------------------------------------------------------
@@ -96,6 +102,13 @@ STREAMING: Fields = {"model": TEXT, "stream": FLAG, "stream_options": OBJECT}
 LIMITS = ("max_completion_tokens", "max_tokens", "n_predict")
 LENGTHS: Fields = dict.fromkeys(LIMITS, COUNT)
 
+MESSAGE_NAMES = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content")
+
+
+def spell_chat(body: Body) -> Body:
+    return {**body, "messages": only(MESSAGE_NAMES, body["messages"])}
+
+
 CHAT = Schema(
     fields={
         **STREAMING,
@@ -114,6 +127,8 @@ CHAT = Schema(
         "reasoning_format": one_of("none", "auto", "deepseek", "deepseek-legacy"),
     },
     checks=(require("messages"), contents.check_messages, contents.check_tools, contents.check_choices),
+    rewrite=spell_chat,
+    takes_pictures=True,
     limits=LIMITS,
     limit="max_tokens",
 )
@@ -147,10 +162,22 @@ def spell_response(body: Body) -> Body:
     return sent
 
 
+ITEM_FIELDS = {
+    "message": ("role", "content"),
+    "function_call": ("call_id", "name", "arguments"),
+    "function_call_output": ("call_id", "output"),
+}
+
+
 def spell_item(item: Body) -> Body:
-    """An assistant's message: llama-server wants its type said, and its text as a part of output."""
-    if item.get("role") != "assistant" or (item.get("type") or "message") != "message":
-        return item
+    """An item of no more than its kind has: llama-server goes by what it finds in one, and not by its type.
+
+    It wants an assistant's message with its type said, and the text as a part of output.
+    """
+    kind = item.get("type") or "message"
+    item = {name: item[name] for name in ITEM_FIELDS[kind] if name in item}
+    if item.get("role") != "assistant":
+        return {**item, "type": kind}
     content = item["content"]
     parts = [{"text": content}] if isinstance(content, str) else content
     return {**item, "type": "message", "content": [{**part, "type": "output_text"} for part in parts]}
@@ -173,6 +200,7 @@ RESPONSE = Schema(
     },
     checks=(require("input"), contents.check_items, contents.check_named_tools, contents.check_response_options),
     rewrite=spell_response,
+    takes_pictures=True,
     refused={"previous_response_id": None, "conversation": None, "prompt": None, "background": False},
     limits=("max_output_tokens",),
     limit="max_output_tokens",
@@ -183,7 +211,8 @@ RESPONSE = Schema(
 
 def spell_message(body: Body) -> Body:
     """`tool_choice: none` is unknown to llama-server, which would offer the tools all the same."""
-    if (body.get("tool_choice") or {}).get("type") == "none":
+    body = {**body, "messages": only(("role", "content"), body["messages"])}
+    if body.get("tool_choice", {}).get("type") == "none":
         return {name: value for name, value in body.items() if name not in ("tools", "tool_choice")}
     return body
 
@@ -210,13 +239,16 @@ MESSAGE = Schema(
     },
     checks=MESSAGE_CHECKS,
     rewrite=spell_message,
+    takes_pictures=True,
     limits=("max_tokens",),
     limit="max_tokens",
 )
 
 # -- answered whole ------------------------------------------------------------------------------------------------
 
-MESSAGE_COUNT = Schema(fields=MESSAGE_FIELDS, checks=MESSAGE_CHECKS, rewrite=spell_message, fixed={})
+MESSAGE_COUNT = Schema(
+    fields=MESSAGE_FIELDS, checks=MESSAGE_CHECKS, rewrite=spell_message, takes_pictures=True, fixed={}
+)
 
 EMBEDDING = Schema(
     fields={"model": TEXT, "input": INPUT, "encoding_format": one_of("float", "base64")},

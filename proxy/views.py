@@ -17,6 +17,7 @@ from .endpoints import ENDPOINTS, Endpoint
 from .errors import ModelNotFound
 from .gates import GatedView
 from .permissions import MayUseModel
+from .readers import Asked
 from .relay import Relay
 
 
@@ -28,14 +29,18 @@ class Inference(GatedView):
 
     async def parse(self, request: Request) -> None:
         await request._request.read_body(settings.MAX_BODY_BYTES)  # type: ignore[attr-defined]  # a RelayRequest
-        check_text(request._request.body, settings.MAX_TEXT_BYTES)
-        self.call = Call.parse(request._request.body, self.endpoint.schema)
+        body = request._request.body
+        check_text(body, self.endpoint.schema, settings.MAX_TEXT_BYTES)
+        self.call = Call.parse(body, self.endpoint.schema)
+        if len(body) > settings.MAX_TEXT_BYTES:
+            self.call.check_text(settings.MAX_TEXT_BYTES)
         self.streamed = self.call.stream
         if self.call.dropped:
             self.extra_headers["x-dropped-params"] = self.call.dropped_names
         self.model = self.gateway.pool.resolve(self.call.model, settings.DEFAULT_MODEL, self.gateway.aliases)
-        body = self.call.body(self.model, self.tier.max_output_tokens)
-        self.errand = Errand(self.endpoint, self.call, self.model, body, shows_timings=settings.SHOW_TIMINGS)
+        longest = self.tier.max_output_tokens
+        asked = Asked(self.call, self.model, self.call.length(longest), shows_timings=settings.SHOW_TIMINGS)
+        self.errand = Errand(self.endpoint, asked, self.call.body(self.model, longest))
 
     async def post(self, request: Request) -> HttpResponseBase:
         assert self.record is not None

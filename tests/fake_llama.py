@@ -121,6 +121,16 @@ def sends_then_cuts(go: threading.Event, first: bytes, *rest: bytes) -> Script:
     return script
 
 
+def plays(*scripts: Script) -> Script:
+    """A script for each request in turn; the last for all that follow."""
+    left = list(scripts)
+
+    async def script(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await (left.pop(0) if len(left) > 1 else left[0])(reader, writer)
+
+    return script
+
+
 def sends_late(go: threading.Event, *parts: bytes) -> Script:
     """Wait for a sign, send these bytes, and close the connection."""
     return sends_then_cuts(go, b"", *parts)
@@ -150,7 +160,7 @@ def block_delta(index: int, kind: str, **fields: str) -> bytes:
 
 MESSAGE = {"id": "chatcmpl-1", "type": "message", "role": "assistant", "content": [], "model": "smollm2-135m"}
 ANTHROPIC_USAGE = {"cache_read_input_tokens": 3, "input_tokens": 2, "output_tokens": 0}
-TOOL = {"type": "tool_use", "id": "t", "name": "get_weather", "input": {}}
+TOOL = {"type": "tool_use", "id": "t", "name": "get_weather"}
 ANTHROPIC_TOOL_USE = [
     named("message_start", message={**MESSAGE, "stop_reason": None, "stop_sequence": None, "usage": ANTHROPIC_USAGE}),
     named("content_block_start", index=0, content_block={"type": "text", "text": ""}),

@@ -5,6 +5,7 @@ one answer, and knows at any moment which tokens were used.
 """
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 from accounts.errors import GatewayError
@@ -14,14 +15,25 @@ from proxy.events import event_of
 from proxy.usage import Tally, Usage
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What an answer is read for: the call, the model that takes it, and the longest answer in tokens.
+
+    Timings stay hidden unless they are to be shown: they tell tenants of each other's prompts.
+    """
+
+    call: Call
+    model: str
+    length: int | None = None
+    shows_timings: bool = False
+
+
 class Reader(ABC):
     """One streamed answer. Both ways through it raise what an error event means, or UpstreamError."""
 
-    def __init__(self, call: Call, model: str, *, shows_timings: bool = False) -> None:
-        self.call = call
-        self.model = model
-        self.shows_timings = shows_timings  # else they stay hidden: they tell tenants of each other's prompts
-        self.tally = Tally(call.n, call.choices)
+    def __init__(self, asked: Asked) -> None:
+        self.asked = asked
+        self.tally = Tally(asked.call.n, asked.call.choices)
 
     @staticmethod
     @abstractmethod

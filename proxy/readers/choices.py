@@ -2,12 +2,11 @@
 
 from typing import Any
 
-from proxy.calls import Call
 from proxy.events import DONE, event_of, read
 from proxy.folding import ChatFold, Fold, TextFold
 from proxy.usage import Usage, of_openai, of_timings
 
-from . import Reader
+from . import Asked, Reader
 
 # A token's event starts with its choices, ends with its timings and has none of the marks in it: it passes unread,
 # and its timings are cut off. Quotes inside of a text are escaped, so no text can look like one of these.
@@ -20,8 +19,8 @@ HEAD = ("id", "created", "model", "system_fingerprint", "object")
 class ChoicesReader(Reader):
     new_fold: type[Fold]
 
-    def __init__(self, call: Call, model: str, *, shows_timings: bool = False) -> None:
-        super().__init__(call, model, shows_timings=shows_timings)
+    def __init__(self, asked: Asked) -> None:
+        super().__init__(asked)
         self.folded = self.new_fold()
         self._head: dict[str, Any] = {}
         self._is_under_way = False  # the only choice has begun
@@ -39,12 +38,12 @@ class ChoicesReader(Reader):
             timings = event.rfind(TIMINGS)
             if timings > 0:
                 self._last_plain = event
-            return event if timings < 0 or self.shows_timings else event[:timings] + b"}\n\n"
+            return event if timings < 0 or self.asked.shows_timings else event[:timings] + b"}\n\n"
         chunk = self._noted(event)
         if not chunk or not chunk["choices"]:
             return b""
         self._open(chunk["choices"][0])
-        self._is_under_way = self.call.choices == 1
+        self._is_under_way = self.asked.call.choices == 1
         return event_of(chunk)
 
     def _open(self, choice: dict[str, Any]) -> None:
@@ -65,7 +64,7 @@ class ChoicesReader(Reader):
             if choice.get("finish_reason"):
                 self._ending = choice["index"]
         index = chunk["choices"][0]["index"] if chunk["choices"] else self._ending
-        timings = chunk.get("timings") if self.shows_timings else chunk.pop("timings", None)
+        timings = chunk.get("timings") if self.asked.shows_timings else chunk.pop("timings", None)
         if progress := chunk.pop("prompt_progress", None):
             self.tally.so_far(index, progress["processed"], progress["cache"], 0)
             return None
@@ -86,7 +85,7 @@ class ChoicesReader(Reader):
 
     def _usage_event(self) -> bytes:
         """One usage for all choices, where llama-server sends one for each."""
-        if not self.call.include_usage:
+        if not self.asked.call.include_usage:
             return b""
         return event_of({"choices": [], **self._head, "usage": self.told_usage})
 
@@ -94,11 +93,11 @@ class ChoicesReader(Reader):
     def told_usage(self) -> dict[str, Any]:
         usage = self.usage
         told = {"prompt_tokens": usage.prompt, "completion_tokens": usage.completion, "total_tokens": usage.total}
-        return {**told, "prompt_tokens_details": {"cached_tokens": usage.cached}} if self.shows_timings else told
+        return {**told, "prompt_tokens_details": {"cached_tokens": usage.cached}} if self.asked.shows_timings else told
 
     @property
     def is_complete(self) -> bool:
-        return self.folded.finished == self.call.choices
+        return self.folded.finished == self.asked.call.choices
 
     @property
     def answer(self) -> dict[str, Any]:
@@ -108,8 +107,8 @@ class ChoicesReader(Reader):
 class ChatReader(ChoicesReader):
     new_fold = ChatFold
 
-    def __init__(self, call: Call, model: str, *, shows_timings: bool = False) -> None:
-        super().__init__(call, model, shows_timings=shows_timings)
+    def __init__(self, asked: Asked) -> None:
+        super().__init__(asked)
         self._opened: set[int] = set()
 
     def _open(self, choice: dict[str, Any]) -> None:

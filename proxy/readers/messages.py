@@ -10,7 +10,7 @@ from proxy import envelopes
 from proxy.events import event_of, read
 from proxy.usage import Usage
 
-from . import Reader
+from . import Asked, Reader
 
 LAST = b"event: message_stop\n"
 DELTA = b"event: content_block_delta\n"  # passes as it is
@@ -25,8 +25,8 @@ class MessageReader(Reader):
     of a character.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, asked: Asked) -> None:
+        super().__init__(asked)
         self._prompt = 0
         self._cached = 0
         self._deltas = 0
@@ -44,7 +44,13 @@ class MessageReader(Reader):
 
     def start(self, prompt_tokens: int) -> bytes:
         usage = {"input_tokens": prompt_tokens, "output_tokens": 0}
-        message = {"id": uuid.uuid4().hex, "type": "message", "role": "assistant", "content": [], "model": self.model}
+        message = {
+            "id": uuid.uuid4().hex,
+            "type": "message",
+            "role": "assistant",
+            "content": [],
+            "model": self.asked.model,
+        }
         reasons = {"stop_reason": None, "stop_sequence": None}
         return event_of({"type": "message_start", "message": {**message, **reasons, "usage": usage}}, "message_start")
 
@@ -96,6 +102,8 @@ class MessageReader(Reader):
         if chunk["type"] == "content_block_delta":
             self._deltas += 1
             self._text += next((v for n, v in chunk["delta"].items() if n in TEXTS), "").encode()
+        elif chunk["type"] == "content_block_start" and chunk["content_block"].get("type") == "tool_use":
+            chunk["content_block"].setdefault("input", {})
         elif chunk["type"] == "message_start":
             self._note_prompt(chunk["message"])
         elif chunk["type"] == "message_delta" and (usage := chunk.get("usage")):
@@ -108,7 +116,7 @@ class MessageReader(Reader):
         self._cached = usage.get("cache_read_input_tokens", 0)
         self._prompt = usage["input_tokens"] + self._cached
         self.tally.so_far(0, self._prompt, self._cached, 0)
-        if not self.shows_timings:
+        if not self.asked.shows_timings:
             message["usage"] = {"input_tokens": self._prompt, "output_tokens": usage["output_tokens"]}
         message["id"] = "msg_" + message["id"].removeprefix("chatcmpl-")
 
@@ -125,5 +133,13 @@ class MessageReader(Reader):
     @property
     def answer(self) -> dict[str, Any]:
         for index, arguments in self._arguments.items():
-            self._message["content"][index]["input"] = orjson.loads(arguments or "{}")
+            self._message["content"][index]["input"] = arguments_of(arguments)
         return self._message
+
+
+def arguments_of(text: str) -> Any:
+    """The input of a tool; nothing of one that the length of the answer cut."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return {}

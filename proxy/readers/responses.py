@@ -12,7 +12,7 @@ from proxy import envelopes
 from proxy.events import event_of, read
 from proxy.usage import of_timings
 
-from . import Reader
+from . import Asked, Reader
 
 LAST = (b"event: response.completed\n", b"event: response.incomplete\n", b"event: response.failed\n")
 PARTS = ("response.content_part.", "response.output_text.", "response.reasoning_text.", "response.refusal.")
@@ -39,8 +39,8 @@ DEFAULTS: dict[str, Any] = {
 
 
 class ResponseReader(Reader):
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, asked: Asked) -> None:
+        super().__init__(asked)
         self._created_at = int(time.time())
         self._sequence = 0
         self._items: dict[str, int] = {}  # the index of each item of the output
@@ -72,7 +72,7 @@ class ResponseReader(Reader):
         chunk = read(event)
         if chunk is None:
             return None
-        timings = chunk.get("timings") if self.shows_timings else chunk.pop("timings", None)
+        timings = chunk.get("timings") if self.asked.shows_timings else chunk.pop("timings", None)
         progress = chunk.pop("prompt_progress", None)
         if progress:
             self.tally.so_far(0, progress["processed"], progress["cache"], 0)
@@ -84,6 +84,8 @@ class ResponseReader(Reader):
         self._place(chunk)
         if response := chunk.get("response"):
             chunk["response"] = self._whole(response)
+            if chunk["response"].get("status") == "incomplete":
+                chunk["type"] = "response.incomplete"
         chunk["sequence_number"] = self._sequence
         self._sequence += 1
         return chunk
@@ -107,11 +109,14 @@ class ResponseReader(Reader):
         if usage := response.get("usage"):
             cached = usage.get("input_tokens_details", {}).get("cached_tokens", 0)
             self.tally.ended(0, usage["input_tokens"], cached, usage["output_tokens"])
-            usage["input_tokens_details"] = {"cached_tokens": cached if self.shows_timings else 0}
+            usage["input_tokens_details"] = {"cached_tokens": cached if self.asked.shows_timings else 0}
             usage.setdefault("output_tokens_details", {"reasoning_tokens": 0})
-        asked = {name: self.call.fields[name] for name in (*ECHOED, "text") if name in self.call.fields}
-        own = {"created_at": self._created_at, "model": self.model, "output": []}
-        return {**DEFAULTS, **own, **asked, "max_output_tokens": self.call.max_tokens, **response}
+            if self.asked.length and usage["output_tokens"] >= self.asked.length:  # llama-server says "completed"
+                response["status"] = "incomplete"
+                response["incomplete_details"] = {"reason": "max_output_tokens"}
+        asked = {name: self.asked.call.fields[name] for name in (*ECHOED, "text") if name in self.asked.call.fields}
+        own = {"created_at": self._created_at, "model": self.asked.model, "output": []}
+        return {**DEFAULTS, **own, **asked, "max_output_tokens": self.asked.length, **response}
 
     @property
     def is_complete(self) -> bool:

@@ -1,15 +1,22 @@
 """A stream that is silent is kept alive; one that talks is left alone."""
 
 import asyncio
+import json
+import socket
 import threading
 
 import pytest
 
 from llmgateway.heartbeat import Heartbeat
+from proxy.gateway import gateway
 from tests import fake_llama as llama
 from tests.servers import wait_until
 
 EVENT = b"data: x\n\n"
+
+
+def nobody() -> None:
+    raise AssertionError("Nobody has stalled.")
 
 
 def scene(play, interval=0.05):
@@ -20,7 +27,7 @@ def scene(play, interval=0.05):
         sent.append(message["body"])
 
     async def run() -> None:
-        with Heartbeat(send, interval) as alive:
+        with Heartbeat(send, interval, nobody) as alive:
             await play(alive, sent)
 
     asyncio.run(run())
@@ -51,7 +58,7 @@ def test_nothing_comes_between_a_part_that_is_under_way():
         await blocked.wait()
 
     async def run() -> None:
-        with Heartbeat(send, 0.02) as alive:
+        with Heartbeat(send, 0.02, nobody) as alive:
             sending = asyncio.create_task(alive.send(EVENT))
             await asyncio.sleep(0.1)  # five intervals, in which nothing may come
             blocked.set()
@@ -61,9 +68,40 @@ def test_nothing_comes_between_a_part_that_is_under_way():
     assert sent == [EVENT]
 
 
+def test_comments_do_not_pile_up_before_a_client_that_does_not_read():
+    sent = []
+
+    async def send(message) -> None:
+        sent.append(message["body"])
+        await asyncio.Event().wait()
+
+    async def run() -> int:
+        with Heartbeat(send, 0.01, nobody):
+            await asyncio.sleep(0.2)
+        await asyncio.sleep(0)
+        return len(asyncio.all_tasks())
+
+    assert asyncio.run(run()) == 1
+    assert sent == [b":\n\n"]
+
+
+def test_a_client_that_takes_nothing_is_given_up(monkeypatch):
+    monkeypatch.setattr("llmgateway.heartbeat.STALLED", 0.05)
+
+    async def run() -> None:
+        given_up = asyncio.Event()
+        with Heartbeat(lambda message: asyncio.Event().wait(), 0.02, given_up.set) as alive:
+            sending = asyncio.create_task(alive.send(EVENT))
+            async with asyncio.timeout(5):
+                await given_up.wait()
+            sending.cancel()
+
+    asyncio.run(run())
+
+
 def test_it_ends_with_its_block():
     async def run() -> int:
-        with Heartbeat(lambda message: asyncio.sleep(0), 0.01):
+        with Heartbeat(lambda message: asyncio.sleep(0), 0.01, nobody):
             await asyncio.sleep(0.02)
         return len(asyncio.all_tasks())
 
@@ -71,6 +109,18 @@ def test_it_ends_with_its_block():
 
 
 # -- and in a whole request ------------------------------------------------------------------------------------------
+
+
+def test_a_client_that_stops_reading_gives_its_place_back(fake, soon, bob, live, monkeypatch):
+    monkeypatch.setattr("llmgateway.heartbeat.STALLED", 0.2)
+    fakes = []
+    fakes.append(fake(llama.sends_and_hangs(fakes, llama.STREAM_HEAD, *[llama.token("x" * 1000)] * 20_000)))
+    body = json.dumps({"messages": [{"role": "user", "content": "Hi"}], "stream": True}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {bob.token}\r\n"
+    with socket.create_connection(("127.0.0.1", live.port), timeout=10) as wire:
+        wire.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        wait_until(lambda: fakes[0].seen, "the call runs")
+        wait_until(lambda: gateway().pool.upstreams[0].in_flight == 0, "the place is free, though the client stays")
 
 
 @pytest.fixture

@@ -5,10 +5,12 @@ import pytest
 
 from proxy.endpoints import ENDPOINTS
 from proxy.models import ModelAlias
+from tests import fake_llama
 from tests.cast import new_tier, person
 from tests.conftest import MODEL
 from tests.servers import wait_until
 
+llama_refuses = fake_llama.sends(fake_llama.whole("400 Bad Request", {}))
 HI = [{"role": "user", "content": "Say hello."}]
 SHORT = {"temperature": 0, "max_tokens": 4}
 BODIES = {  # the least that each endpoint wants
@@ -115,7 +117,8 @@ def test_a_prompt_of_another_kind(bob, post, prompt):
 
 def test_a_response_is_whole(bob, post):
     response = post("responses", bob, input="Say hello.", max_output_tokens=4, temperature=0, instructions="Hm.").json()
-    assert (response["object"], response["status"], response["model"]) == ("response", "completed", MODEL)
+    assert (response["object"], response["status"], response["model"]) == ("response", "incomplete", MODEL)
+    assert response["incomplete_details"] == {"reason": "max_output_tokens"}
     assert response["output"][0]["content"][0]["type"] == "output_text"
     assert (response["max_output_tokens"], response["instructions"]) == (4, "Hm.")
     assert response["usage"]["output_tokens"] == 4
@@ -149,6 +152,8 @@ def test_a_response_keeps_to_a_schema(bob, post):
         {"prompt": {"id": "p"}},
         {"tools": [{"type": "web_search"}]},
         {"input": [{"type": "item_reference", "id": "x"}]},
+        {"input": [{"type": ["message"], "role": "user", "content": "x"}]},
+        {"input": [{"type": {"a": 1}, "role": "user", "content": "x"}]},
     ],
 )
 def test_what_needs_a_memory_is_refused(bob, post, body):
@@ -170,6 +175,29 @@ def test_an_option_of_a_response_that_is_not_as_it_should_be(bob, post, body):
     error = post("responses", bob, input="Hi", **body).json()["error"]
     assert error["code"] == "invalid_value"
     assert error["param"].startswith(next(iter(body)))
+
+
+PICTURE = [{"type": "input_image", "image_url": "http://10.0.0.1/x"}]
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"type": "function_call_output", "call_id": "c", "output": "x", "role": "user", "content": PICTURE},
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": "", "role": "user", "content": PICTURE},
+    ],
+)
+def test_an_item_holds_no_more_than_its_type_has(bob, post, fake, item):
+    nowhere = fake(llama_refuses)
+    post("responses", bob, input=[item])
+    assert set(nowhere.seen[0]["input"][0]) <= {"type", "call_id", "name", "arguments", "output"}
+
+
+def test_a_message_holds_no_more_than_a_message_has(bob, post, fake):
+    nowhere = fake(llama_refuses)
+    post("chat/completions", bob, messages=[{"role": "user", "content": "x", "image_url": "http://10.0.0.1/x"}])
+    post("messages", bob, messages=[{"role": "user", "content": "x", "image_url": "http://10.0.0.1/x"}])
+    assert [body["messages"] for body in nowhere.seen] == [[{"role": "user", "content": "x"}]] * 2
 
 
 @pytest.mark.parametrize(
@@ -263,7 +291,7 @@ def test_a_message_that_is_not_as_it_should_be(bob, post, message):
 
 def test_tools_that_may_not_be_used_are_not_offered(bob, post, fake):
     tool = {"name": "add", "input_schema": {"type": "object"}}
-    nowhere = fake(lambda reader, writer: None)
+    nowhere = fake(llama_refuses)
     post("messages", bob, messages=HI, tools=[tool], tool_choice={"type": "none"})
     assert "tools" not in nowhere.seen[0]
 
@@ -360,7 +388,7 @@ INSIDE = [
 @pytest.mark.parametrize("path", INSIDE)
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_what_else_a_llama_server_can_do_is_out_of_reach(bob, live, fake, method, path):
-    nowhere = fake(lambda reader, writer: None)
+    nowhere = fake(llama_refuses)
     response = httpx.request(method, f"{live.url}/{path}", headers=bob.headers, json=BODIES["chat/completions"])
     assert response.status_code in (403, 404, 405), response.text
     assert not nowhere.seen

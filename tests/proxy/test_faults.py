@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from proxy.gateway import gateway
+from proxy.models import UsageRecord
 from proxy.pool import Upstream
 from proxy.schemas import STREAMED
 from tests import fake_llama as llama
@@ -74,6 +75,7 @@ def test_a_llama_server_that_never_answers_is_504(fake, impatient, bob, chat, st
     wait_until(fakes[0].gone.is_set, "the llama-server was left")
 
 
+BROKEN = b'data: {"choices":[{"finish_reason":null,"index":0,"delta":{"content":"\x01"}}],"timings":{}}\n\n'
 WELL = [llama.STREAM_HEAD, llama.token("Well"), llama.FINISH, llama.USAGE, llama.DONE]
 
 
@@ -151,6 +153,46 @@ def test_tokens_that_come_with_a_fault_in_one_portion_are_not_lost(fake, bob, ch
     response = chat(bob, stream=True)
     assert [text in response.text for text in ('"Hel"', '"lo"')] == [True, True]
     assert last_event(response)["error"]["code"] == "upstream_error"
+
+
+def anthropic(http, caller, **fields):
+    body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8, **fields}
+    return http.post("/v1/messages", headers=caller.headers, json=body)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_message_whose_start_is_lost_behind_a_comment_is_given_one(fake, bob, http, stream):
+    """The stand-in answers the count of the prompt with what is asked of it for: both are POSTs."""
+    lost = [llama.STREAM_HEAD, llama.chunk(b":\n\n"), *llama.ANTHROPIC_TOOL_USE[1:]]
+    fake(llama.plays(llama.sends(*lost), llama.sends(llama.whole("200 OK", {"input_tokens": 5}))))
+    response = anthropic(http, bob, stream=stream)
+    assert '"input_tokens":5' in response.text
+    assert "get_weather" in response.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("count", [{"tokens": 3}, [], {"input_tokens": "x"}])
+def test_a_count_that_is_none_is_an_error_of_the_upstream(fake, bob, http, count, stream):
+    lost = [llama.STREAM_HEAD, *llama.ANTHROPIC_TOOL_USE[1:]]
+    fake(llama.plays(llama.sends(*lost), llama.sends(llama.whole("200 OK", count))))
+    response = anthropic(http, bob, stream=stream)
+    assert (response.status_code, response.json()["error"]["code"]) == (502, "upstream_error")
+
+
+def test_an_event_that_was_passed_on_unread_costs_no_row(fake, bob, chat):
+    parts = [llama.token("Hel", 1), llama.token("lo", 2), llama.chunk(BROKEN), b"0\r\n\r\n"]
+    fake(llama.sends_and_cuts(llama.STREAM_HEAD, *parts))
+    assert last_event(chat(bob, stream=True))["error"]["code"] == "upstream_error"
+    wait_until(lambda: UsageRecord.objects.filter(user=bob.user).count() == 1, "the row is written")
+
+
+def test_tokens_of_a_broken_attempt_are_kept_where_the_next_one_fails_early(fake, bob, chat):
+    fake(llama.sends_and_cuts(llama.STREAM_HEAD, llama.token("Hel", 1), llama.token("lo", 2)))
+    fake(llama.sends(llama.whole("500 Oh", {})))
+    assert chat(bob).status_code == 502
+    wait_until(lambda: UsageRecord.objects.filter(user=bob.user).exists(), "the row is written")
+    row = UsageRecord.objects.get(user=bob.user)
+    assert (row.prompt_tokens, row.completion_tokens, row.is_estimated) == (5, 2, True)
 
 
 def test_a_context_that_fills_up_on_the_way_is_said_so(fake, bob, chat):

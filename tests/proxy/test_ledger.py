@@ -138,6 +138,22 @@ def test_a_row_that_no_database_takes_keeps_no_other_out(bad, caplog):
     assert RefusalCount.objects.get(user_id=next(iter(refusals)).user_id).count == 2
 
 
+def test_refusals_beside_a_bad_row_are_counted_once_though_the_database_goes(monkeypatch):
+    user = next(numbers) + 10**6
+    refusals = {module.Refusals(0, user, "a"): 1}
+    faults = [DataError("bad"), OperationalError("gone"), None]
+
+    def insert(rows):
+        if fault := faults.pop(0):
+            raise fault
+
+    monkeypatch.setattr(module, "insert", insert)
+    with pytest.raises(OperationalError):
+        write([row()], refusals)
+    write([row()], refusals)
+    assert RefusalCount.objects.get(user_id=user).count == 1
+
+
 @pytest.mark.parametrize("fault", [OperationalError("gone"), ProgrammingError("no such table")])
 def test_without_a_database_rows_wait(database, monkeypatch, caplog, fault):
     monkeypatch.setattr(module, "RETRY_AFTER", 0.05)

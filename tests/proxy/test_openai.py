@@ -115,7 +115,8 @@ ASKED = {"model": "smollm2-135m", "input": "Say hello.", "max_output_tokens": 8,
 
 def test_it_responds(client):
     response = client.responses.create(**ASKED)
-    assert (response.status, response.model, response.usage.output_tokens) == ("completed", "smollm2-135m", 8)
+    assert (response.status, response.model, response.usage.output_tokens) == ("incomplete", "smollm2-135m", 8)
+    assert response.incomplete_details.reason == "max_output_tokens"
     assert response.output_text
 
 
@@ -123,17 +124,18 @@ def test_it_streams_a_response(client):
     whole = client.responses.create(**ASKED).output_text
     events = list(client.responses.create(**ASKED, stream=True))
     assert [event.sequence_number for event in events] == list(range(len(events)))
-    assert (events[0].type, events[-1].type) == ("response.created", "response.completed")
+    assert (events[0].type, events[-1].type) == ("response.created", "response.incomplete")
     assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == whole
     assert [event.type for event in events].count("response.in_progress") == 1
 
 
 def test_the_streaming_helper_of_responses_gives_the_final_one(client):
-    with client.responses.stream(**ASKED) as stream:
+    asked = {**ASKED, "input": "Ava is 25.", "max_output_tokens": 40, "text_format": Person}  # it comes to its end
+    with client.responses.stream(**asked) as stream:
         text = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
         final = stream.get_final_response()
     assert final.output_text == text != ""
-    assert final.usage.output_tokens == 8
+    assert isinstance(final.output_parsed, Person)
 
 
 def test_a_response_in_a_given_shape_is_parsed(client):

@@ -6,6 +6,7 @@ import pytest
 from proxy.calls import Call
 from proxy.errors import ContextLengthExceeded
 from proxy.events import DONE, event_of, read
+from proxy.readers import Asked
 from proxy.readers.choices import ChatReader
 from proxy.schemas import CHAT
 from proxy.usage import NOTHING_KNOWN, Usage
@@ -17,7 +18,7 @@ ROLE = {"role": "assistant", "content": None}
 
 def reader(*, shows_timings=False, begun=True, **fields):
     body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True, **fields}
-    made = ChatReader(Call.parse(orjson.dumps(body), CHAT), "m", shows_timings=shows_timings)
+    made = ChatReader(Asked(Call.parse(orjson.dumps(body), CHAT), "m", shows_timings=shows_timings))
     if begun:
         made.pass_on(event(ROLE))
     return made

@@ -6,6 +6,7 @@ import pytest
 from proxy.calls import Call
 from proxy.errors import UpstreamTimeout
 from proxy.events import event_of, read
+from proxy.readers import Asked
 from proxy.readers.messages import MessageReader
 from proxy.schemas import MESSAGE
 from proxy.usage import NOTHING_KNOWN, Usage
@@ -15,7 +16,7 @@ START = {"cache_read_input_tokens": 4, "input_tokens": 1, "output_tokens": 0}
 
 def reader(**options):
     body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
-    return MessageReader(Call.parse(orjson.dumps(body), MESSAGE), "m", **options)
+    return MessageReader(Asked(Call.parse(orjson.dumps(body), MESSAGE), "m", **options))
 
 
 def named(kind, **fields):
@@ -116,6 +117,20 @@ def test_blocks_are_folded_each_for_itself():
     assert (thinking["thinking"], thinking["signature"], text["text"], tool["input"]) == ("Hm", "s", "Hello", {"x": 1})
     assert (whole.answer["stop_reason"], whole.answer["usage"]["output_tokens"]) == ("end_turn", 7)
     assert whole.is_complete
+
+
+@pytest.mark.parametrize(("arguments", "given"), [("", {}), ('{"city":"Par', {}), ('{"x":1}', {"x": 1})])
+def test_the_input_of_a_tool_that_was_cut_is_empty(arguments, given):
+    cut = reader()
+    for each in (start(), block(type="tool_use", name="f"), END, STOP):
+        cut.fold(each)
+        if b"content_block_start" in each and arguments:
+            cut.fold(delta(type="input_json_delta", partial_json=arguments))
+    assert cut.answer["content"][0]["input"] == given
+
+
+def test_a_tool_begins_with_an_input():
+    assert read(reader().pass_on(block(type="tool_use", name="f")))["content_block"]["input"] == {}
 
 
 @pytest.mark.parametrize("events", [[start()], [start(), STOP], [start(), END]])

@@ -6,6 +6,7 @@ import pytest
 from proxy.calls import Call
 from proxy.errors import UpstreamTimeout
 from proxy.events import event_of, read
+from proxy.readers import Asked
 from proxy.readers.responses import ResponseReader
 from proxy.schemas import RESPONSE
 from proxy.usage import NOTHING_KNOWN, Usage
@@ -14,9 +15,9 @@ TIMINGS = {"cache_n": 4, "prompt_n": 1, "predicted_n": 2}
 USAGE = {"input_tokens": 5, "output_tokens": 3, "total_tokens": 8, "input_tokens_details": {"cached_tokens": 4}}
 
 
-def reader(*, shows_timings=False, **fields):
+def reader(*, shows_timings=False, length=None, **fields):
     body = {"input": "Hi", "stream": True, **fields}
-    return ResponseReader(Call.parse(orjson.dumps(body), RESPONSE), "m", shows_timings=shows_timings)
+    return ResponseReader(Asked(Call.parse(orjson.dumps(body), RESPONSE), "m", length, shows_timings))
 
 
 def named(kind, **fields):
@@ -55,7 +56,7 @@ def test_an_event_says_where_it_belongs():
 
 
 def test_a_response_has_all_its_fields():
-    told = read(reader(instructions="Be kind.", max_output_tokens=9).pass_on(CREATED))["response"]
+    told = read(reader(instructions="Be kind.", length=9).pass_on(CREATED))["response"]
     assert (told["model"], told["instructions"], told["max_output_tokens"]) == ("m", "Be kind.", 9)
     assert (told["output"], told["error"], told["tools"], told["tool_choice"]) == ([], None, [], "auto")
 
@@ -95,6 +96,13 @@ def test_the_whole_answer_is_the_last_response():
     whole.fold(COMPLETED)
     assert whole.is_complete
     assert (whole.answer["status"], whole.answer["output"]) == ("completed", ["x"])
+
+
+@pytest.mark.parametrize(("length", "status"), [(None, "completed"), (4, "completed"), (3, "incomplete")])
+def test_an_answer_as_long_as_it_may_be_is_not_complete(length, status):
+    told = read(reader(length=length).pass_on(COMPLETED))
+    assert (told["type"], told["response"]["status"]) == (f"response.{status}", status)
+    assert told["response"]["incomplete_details"] == ({"reason": "max_output_tokens"} if length == 3 else None)
 
 
 def test_a_fault_is_told_as_an_error_event_with_the_envelope():
