@@ -296,6 +296,13 @@ def test_text_has_a_limit_of_its_own_and_images_are_no_text(bob, chat, settings)
     assert "image input is not supported" in refused.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("text", ["data:" + "hello " * 1000, "data:image/png;base64," + "A" * 5000])
+def test_text_that_looks_like_an_image_is_text(bob, chat, post, settings, text):
+    settings.MAX_TEXT_BYTES = 5000
+    assert said(chat(bob, messages=[{"role": "user", "content": text}])) == (413, "request_too_large")
+    assert said(post("tokenize", bob, content=text)) == (413, "request_too_large")
+
+
 def test_a_body_that_turns_out_too_large_is_refused_before_it_is_all_read(live, bob, small_bodies):
     part = b"4000\r\n" + b"x" * 0x4000 + b"\r\n"
     answer, sent = refused_upload(live.port, bob.token, "Transfer-Encoding: chunked", part)
