@@ -1,6 +1,7 @@
 """The two lanes, seen from outside."""
 
 import asyncio
+import gc
 import logging
 import re
 import socket
@@ -78,10 +79,12 @@ def test_each_request_is_one_line_of_the_log_with_its_id(http, bob, caplog, path
 def test_the_default_lane_takes_two_threads_beside_the_relay(http):
     with ThreadPoolExecutor(8) as callers:
         assert set(callers.map(lambda _: http.get("/admin/login/").status_code, range(40))) == {200}
-    pages = [thread for thread in threading.enumerate() if thread.name.startswith("pages")]
-    by_lane = {thread.name.split("_")[0] for thread in pages}
-    assert by_lane == {"pages"}
-    assert len(pages) <= asgi.THREADS_BESIDE_RELAY
+    gc.collect()  # lanes that other tests have made and left end their threads when they are collected
+    wait_until(lambda: 0 < page_threads() <= asgi.THREADS_BESIDE_RELAY, "there are two threads at the most")
+
+
+def page_threads() -> int:
+    return sum(thread.name.startswith("pages") for thread in threading.enumerate())
 
 
 def test_clients_that_are_slow_to_ask_keep_nobody_waiting(live, http):

@@ -153,7 +153,11 @@ def test_a_call_that_was_cut_is_known_to_a_few_tokens(live, llama, bob, before, 
 
 @pytest.mark.parametrize("path", ["chat/completions", "messages"])
 def test_a_cut_answer_in_characters_of_several_tokens_is_known_as_well(live, llama, bob, before, path):
-    body = {"messages": [{"role": "user", "content": "Repeat: \U0001f31f"}], "temperature": 0, "stream": True}
+    body = {
+        "messages": [{"role": "user", "content": "\U0001f31f" * 30}],
+        "temperature": 0,
+        "stream": True,
+    }  # it goes on so
     cut(live, bob.token, path, {**body, "max_tokens": 400}, events=8)
     recorded(bob, 1)
     ours, theirs = in_the_ledger(bob), counted_by(llama).since(before)

@@ -42,7 +42,8 @@ def test_it_streams(client):
 
 
 def test_it_streams_raw_events(client):
-    kinds = [event.type for event in client.messages.create(**HELLO, stream=True)]
+    with client.messages.create(**HELLO, stream=True) as events:
+        kinds = [event.type for event in events]
     assert (kinds[0], kinds[-1]) == ("message_start", "message_stop")
     assert kinds.count("content_block_delta") == 8
 
@@ -104,6 +105,6 @@ def test_a_rate_limit_is_the_sdks_own(live):
 
 def test_a_fault_in_a_stream_is_raised(client, fake):
     fake(llama.sends_and_cuts(llama.STREAM_HEAD, *llama.ANTHROPIC_TOOL_USE[:4]))
-    with pytest.raises(anthropic.APIStatusError) as caught:
-        list(client.messages.create(**HELLO, stream=True))
+    with client.messages.create(**HELLO, stream=True) as events, pytest.raises(anthropic.APIStatusError) as caught:
+        list(events)
     assert caught.value.body["error"]["code"] == "upstream_error"

@@ -145,8 +145,8 @@ def test_a_response_in_a_given_shape_is_parsed(client):
 
 def test_a_fault_in_the_stream_of_a_response_is_raised(client, fake):
     fake(llama.sends_and_cuts(llama.STREAM_HEAD, llama.named("response.created", response={"id": "resp_1"})))
-    with pytest.raises(openai.APIError) as caught:
-        list(client.responses.create(**ASKED, stream=True))
+    with client.responses.create(**ASKED, stream=True) as events, pytest.raises(openai.APIError) as caught:
+        list(events)
     assert caught.value.code == "upstream_error"
 
 
