@@ -8,8 +8,7 @@ from proxy.events import COMMENT
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
-
-STALLED = 60.0  # seconds
+STALLED = 60.0  # seconds that a client may take nothing
 
 
 def body(part: bytes) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from django.db.models import F
 
 from accounts.models import ApiKey
 
-ANY = "*"
+ANY = "*"  # the alias of all names that nothing else knows
 
 
 class ModelAlias(models.Model):

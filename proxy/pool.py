@@ -11,12 +11,12 @@ from accounts.errors import GatewayError
 
 from .errors import MissingParameter, ModelNotFound, UpstreamUnavailable
 from .metrics import UPSTREAM_ERRORS, UPSTREAM_UP
+from .models import ANY
 from .upstream import UpstreamClient
 
 logger = logging.getLogger(__name__)
 
 LOOK_TIMEOUT = 5.0  # seconds that a llama-server has to say what it serves
-ANY = "*"  # the alias of all names that nothing else knows
 FIRST_LOOK = 2.0  # seconds that a start waits for the first look at the llama-servers
 
 

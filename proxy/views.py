@@ -16,6 +16,7 @@ from .calls import Call, check_text
 from .endpoints import ENDPOINTS, Endpoint
 from .errors import ModelNotFound
 from .gates import GatedView
+from .models import ANY
 from .permissions import MayUseModel
 from .readers import Asked
 from .relay import Relay
@@ -72,7 +73,7 @@ class Models(GatedView):
     def names(self) -> list[str]:
         """Models by their own names, then aliases; but the alias of all unknown names is none to be listed."""
         allowed = [name for name in self.gateway.pool.models if self.tier.allows(name)]
-        aliases = [name for name, model in self.gateway.aliases.items() if model in allowed and name != "*"]
+        aliases = [name for name, model in self.gateway.aliases.items() if model in allowed and name != ANY]
         return list(dict.fromkeys([*allowed, *aliases]))
 
 
