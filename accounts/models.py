@@ -144,10 +144,6 @@ class Quota(models.Model):
         amount = "unlimited" if self.limit is None else self.limit
         return f"{amount} {self.metric} per {self.window}" + (f" of {self.model}" if self.model else "")
 
-    def clean(self) -> None:
-        if self.metric == self.Metric.TOKENS:
-            raise ValidationError({"metric": "Token quotas are not enforced yet. Limit requests instead."})
-
 
 def new_jti() -> str:
     return uuid.uuid4().hex

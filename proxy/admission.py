@@ -1,23 +1,88 @@
-"""From policies to a claim on the store, and from its verdict to headers and refusals."""
+"""From policies to a claim, from a claim to a verdict of the store, and from that to the answer of a refusal."""
 
-import math
-from collections.abc import Iterable, Sequence
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
 
 from accounts.callers import Caller, Limit, Policies
-from accounts.errors import GatewayError
+from accounts.errors import GatewayError, StoreUnavailable
 from accounts.usage import QuotaUse
 
 from .errors import InsufficientQuota, RateLimitExceeded, RequestExceedsQuota
-from .stores import Claim, Meter, Reading, Verdict
+from .history import History
+from .reservations import Ask
+from .stores import Claim, Grant, Lost, Meter, Reading, Store, Verdict
 from .windows import WINDOWS
+
+logger = logging.getLogger(__name__)
+
+TRIES = 3  # times that a store is told what it asks for
+
+
+class Admission:
+    """Admits calls and settles them, by a store that may have to be told what the ledger knows.
+
+    `lost` takes the calls whose holder died.
+    """
+
+    def __init__(self, store: Store, history: History, lost: Callable[[Lost], None]) -> None:
+        self.store = store
+        self.history = history
+        self.lost = lost
+        self._telling: dict[str, asyncio.Task[None]] = {}  # by account
+
+    async def admit(self, claim: Claim, user_id: int) -> Verdict:
+        """Raises StoreUnavailable where the store, or the ledger that it asks for, is out of reach."""
+        verdict = await self._answered(claim.account, user_id, lambda: self.store.admit(claim))
+        if verdict.stale and claim.account not in self._telling:
+            self._tell(claim.account, user_id, [meter for meter, _ in verdict.stale], verdict.stale[0][1])
+        for each in verdict.lost:
+            self.lost(each)
+        return verdict
+
+    async def settle(self, grant: Grant, tokens: int) -> bool:
+        return await self.store.settle(grant, tokens)
+
+    async def read(self, user_id: int, meters: Sequence[Meter]) -> tuple[Reading, ...]:
+        account = account_of(user_id)
+        verdict = await self._answered(account, user_id, lambda: self.store.read(account, meters))
+        return verdict.readings
+
+    async def _answered(self, account: str, user_id: int, ask: Callable[[], Awaitable[Verdict]]) -> Verdict:
+        """The answer of the store, once it knows what it must."""
+        for _ in range(TRIES):
+            verdict = await ask()
+            if not verdict.unread:
+                return verdict
+            if account not in self._telling:
+                self._tell(account, user_id, verdict.unread, None)
+            await asyncio.shield(self._telling[account])
+        raise StoreUnavailable("What this account has used is not known at the moment. Try again shortly.")
+
+    def _tell(self, account: str, user_id: int, meters: Sequence[Meter], since: float | None) -> None:
+        """Start to tell the store what was used of these meters: one at a time for an account."""
+
+        async def tell() -> None:
+            try:
+                uses = await self.history.used(user_id, meters, self.store.clock(), since)
+                await self.store.found(account, uses, since)
+            finally:
+                del self._telling[account]
+
+        task = self._telling[account] = asyncio.create_task(tell(), name="history")
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, whoever waited has left
+
+
+# -- claims --------------------------------------------------------------------------------------------------------
 
 
 def meters_of(limits: Iterable[Limit]) -> tuple[Meter, ...]:
-    """The meters of a caller's request quotas."""
+    """The meters of a caller's quotas."""
     return tuple(
         Meter(f"{metric}:{window}:{model}", WINDOWS[window], limit, metric, model)
         for metric, window, model, limit in limits
-        if metric == "requests"
     )
 
 
@@ -25,34 +90,33 @@ def account_of(user_id: int) -> str:
     return f"user:{user_id}"
 
 
-def claim_of(caller: Caller, model: str, policies: Policies) -> Claim:
-    """What one call of this caller on this model asks for. Quotas of other models do not count it."""
+def meters_for(caller: Caller, model: str, policies: Policies) -> tuple[Meter, ...]:
+    """The meters that a call of this caller on this model counts on. Quotas of other models do not count it."""
     limits = policies.limits(caller.tier_id, caller.user_id)
-    return Claim(
-        account_of(caller.user_id),
-        meters_of(limit for limit in limits if limit.model in ("", model)),
-        policies.tiers[caller.tier_id].max_concurrent_requests,
-    )
+    return meters_of(limit for limit in limits if limit.model in ("", model))
 
 
-def quota_uses(readings: Sequence[Reading]) -> list[QuotaUse]:
-    return [
-        QuotaUse(meter.metric, meter.window.name, meter.model, meter.limit, used, resets_in)
-        for meter, used, resets_in in readings
-    ]
+def claim_of(caller: Caller, model: str, policies: Policies, lease: str, ask: Ask) -> Claim:
+    """What one call asks for."""
+    meters = meters_for(caller, model, policies)
+    limits = [meter.limit for meter in meters if meter.counts_tokens and meter.limit is not None]
+    most_at_once = policies.tiers[caller.tier_id].max_concurrent_requests
+    return Claim(account_of(caller.user_id), meters, most_at_once, lease, ask.least(limits), ask.most)
 
 
-def rate_headers(readings: Iterable[Reading]) -> dict[str, str]:
-    """OpenAI's x-ratelimit headers, speaking of the tightest meter."""
-    limited = [reading for reading in readings if reading.meter.limit is not None]
-    if not limited:
-        return {}
-    tightest = min(limited, key=lambda reading: (reading.remaining, -reading.resets_in))
-    return {
-        "x-ratelimit-limit-requests": str(tightest.meter.limit),
-        "x-ratelimit-remaining-requests": str(tightest.remaining),
-        "x-ratelimit-reset-requests": f"{math.ceil(tightest.resets_in)}s",
-    }
+def granted_length(ask: Ask, grant: Grant) -> int | None:
+    """How many tokens each answer of an admitted call may have. None: as many as the model makes."""
+    if ask.choices and any(meter.counts_tokens and meter.limit is not None for meter in grant.claim.meters):
+        return ask.length_of(grant.tokens)
+    return ask.length
+
+
+def lease_of(facts: dict[str, Any]) -> str:
+    """The name of a call's lease: what a row of the ledger needs, for whoever finds the lease when its holder died."""
+    return json.dumps(facts, separators=(",", ":"))
+
+
+# -- refusals ------------------------------------------------------------------------------------------------------
 
 
 def refusal(verdict: Verdict) -> GatewayError:
@@ -63,9 +127,11 @@ def refusal(verdict: Verdict) -> GatewayError:
         return RateLimitExceeded(sentence, retry_after=verdict.retry_after)
     limit = f"{meter.limit} {meter.metric} per {meter.window.name}" + (f" of {meter.model}" if meter.model else "")
     if verdict.retry_after is None:
-        return RequestExceedsQuota(f"Your quota is {limit}, so this call can never be served.")
-    error = InsufficientQuota if meter.window.name in ("day", "month") else RateLimitExceeded
-    sentence = f"You have used your quota of {limit}. Try again in {verdict.retry_after} s."
+        hint = " Shorten the prompt." if meter.counts_tokens and meter.limit else ""
+        return RequestExceedsQuota(f"Your quota is {limit}, so this call can never be served.{hint}")
+    error = InsufficientQuota if meter.window.is_calendar else RateLimitExceeded
+    used = "This call needs more than is left of" if meter.counts_tokens else "You have used"
+    sentence = f"{used} your quota of {limit}. Try again in {verdict.retry_after} s."
     return error(sentence, retry_after=verdict.retry_after)
 
 
@@ -73,3 +139,10 @@ def refusal_reason(verdict: Verdict) -> str:
     """The refusing limit, as a metric's label."""
     meter = verdict.refused_by
     return "concurrency" if meter is None else f"{meter.metric}_{meter.window.name}"
+
+
+def quota_uses(readings: Sequence[Reading]) -> list[QuotaUse]:
+    return [
+        QuotaUse(meter.metric, meter.window.name, meter.model, meter.limit, used, resets_in)
+        for meter, used, resets_in in readings
+    ]

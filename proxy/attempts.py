@@ -69,7 +69,7 @@ class Attempt:
 
     async def _count_prompt(self) -> int:
         """The tokens of the prompt."""
-        counted = await self._ask(self.errand.endpoint.counting_path, self.errand.body)
+        counted = await self.ask(self.errand.endpoint.counting_path, self.errand.body)
         try:
             return int(counted["input_tokens"])
         except UNREADABLE as exc:
@@ -80,10 +80,10 @@ class Attempt:
         if text := reader.uncounted:
             with suppress(GatewayError, TimeoutError, *UNREADABLE):
                 async with asyncio.timeout(COUNT_TIMEOUT):
-                    told = await self._ask("/tokenize", orjson.dumps({"content": text}))
+                    told = await self.ask("/tokenize", orjson.dumps({"content": text}))
                     reader.counted(len(told["tokens"]))
 
-    async def _ask(self, path: str, body: bytes) -> Any:
+    async def ask(self, path: str, body: bytes) -> Any:
         """What the upstream answers at once, without a slot, as JSON."""
         answer = await self._post(path, body)
         try:

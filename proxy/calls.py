@@ -14,6 +14,7 @@ import orjson
 from .contents import text_size
 from .errors import InvalidJson, InvalidValue, RequestTooLarge, UnsupportedParameter
 from .fields import Fields, inputs_of
+from .reservations import Ask
 from .schemas import Schema
 
 REBUILT = frozenset({"model", "stream", "stream_options"})  # said anew in every body
@@ -79,25 +80,32 @@ class Call:
         """Raise RequestTooLarge where what only looked like pictures is too much text."""
         check_size(text_size(self.fields), limit)
 
-    def length(self, max_output_tokens: int | None) -> int | None:
-        """The longest answer, in tokens, that the caller and its tier allow."""
-        limits = [limit for limit in (self.max_tokens, max_output_tokens) if limit is not None]
-        return min(limits) if limits and self.schema.limit else None
+    def ask(self, max_output_tokens: int | None, context: int | None = None) -> Ask:
+        """The tokens that the call may use, its answers no longer than the caller, its tier and a context allow."""
+        prompt = self.schema.prompt_bound(dict(self.fields))
+        if not self.schema.limit:
+            return Ask(prompt)
+        told = [limit for limit in (self.max_tokens, max_output_tokens) if limit is not None]
+        limits = [*told, context] if told and context else told
+        return Ask(prompt, self.choices, min(limits, default=None))
 
-    def body(self, model: str, max_output_tokens: int | None) -> bytes:
-        """The body to send upstream, its answer no longer than either limit allows.
+    def body(self, model: str) -> bytes:
+        """The body to send upstream; `limited` sets how long its answer may be.
 
         Raises InvalidValue where it is nested too deeply to be written.
         """
         body = {**self.schema.rewrite(dict(self.fields)), **self.schema.fixed}
         if self.schema.names_model:
             body["model"] = model
-        if length := self.length(max_output_tokens):
-            body[self.schema.limit] = length
         try:
             return orjson.dumps(body)
         except orjson.JSONEncodeError as exc:
             raise InvalidValue("The body is nested too deeply.") from exc
+
+
+def limited(body: bytes, schema: Schema, length: int | None) -> bytes:
+    """A body whose answers may have so many tokens. None: as many as the model makes."""
+    return body if length is None else body[:-1] + f',"{schema.limit}":{length}}}'.encode()
 
 
 def check_text(body: bytes, schema: Schema, limit: int) -> None:

@@ -30,7 +30,7 @@ def count_nothing(_: dict[str, Any]) -> Usage:
 class Endpoint:
     """`name` is the route's, in metrics and ledger; `url` is what follows /v1/; `path` is llama-server's.
 
-    `counting_path` says how many tokens the prompt of a body has, where an answer's own start may fail to.
+    `counting_path` says how many tokens the prompt of a body has; without one its texts have to be tokenized.
     """
 
     name: str
@@ -44,9 +44,23 @@ class Endpoint:
 
 
 ENDPOINTS = (
-    Endpoint("chat-completions", "chat/completions", "/v1/chat/completions", schemas.CHAT, ChatReader),
+    Endpoint(
+        "chat-completions",
+        "chat/completions",
+        "/v1/chat/completions",
+        schemas.CHAT,
+        ChatReader,
+        counting_path="/v1/chat/completions/input_tokens",
+    ),
     Endpoint("completions", "completions", "/v1/completions", schemas.COMPLETION, CompletionReader),
-    Endpoint("responses", "responses", "/v1/responses", schemas.RESPONSE, ResponseReader),
+    Endpoint(
+        "responses",
+        "responses",
+        "/v1/responses",
+        schemas.RESPONSE,
+        ResponseReader,
+        counting_path="/v1/responses/input_tokens",
+    ),
     Endpoint(
         "messages",
         "messages",

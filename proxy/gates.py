@@ -6,6 +6,7 @@ and exactly one throttle may charge. A view that breaks this is refused when it 
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from inspect import iscoroutinefunction
 from typing import Any
 
@@ -17,14 +18,18 @@ from rest_framework.views import APIView
 
 from accounts.authentication import TokenAuthentication
 from accounts.callers import Caller
-from accounts.errors import GatewayError
+from accounts.errors import GatewayError, StoreUnavailable
 
 from . import envelopes
-from .admission import claim_of, rate_headers, refusal
+from .admission import lease_of, meters_for, refusal
 from .answers import Envelope, answer_to, error_of
+from .endings import Endings
 from .errors import MethodNotAllowed, RateLimitExceeded
 from .gateway import Gateway, gateway
+from .rates import rate_headers
 from .records import Record
+from .reservations import Ask
+from .stores import Grant
 from .throttles import TierThrottle
 
 Policies = Sequence[type[Any]]
@@ -61,6 +66,8 @@ class GatedView(APIView):
     record: Record | None = None  # of an admitted call
     model = ""  # which one the call is for; views that have one set it when they parse
     streamed = False  # and so they do this
+    ask = Ask()  # and this: the tokens that it may use
+    lease = ""  # the name of the call, while it runs
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -83,17 +90,18 @@ class GatedView(APIView):
         except RequestAborted:
             raise
         except Exception as exc:
-            response = self.refused(error_of(exc, request))
+            response = await self.refused(error_of(exc, request))
         for name, value in self.extra_headers.items():
             response[name] = value
         return response
 
-    def refused(self, error: GatewayError) -> HttpResponseBase:
+    async def refused(self, error: GatewayError) -> HttpResponseBase:
         """The answer to a call that failed, with what the caller has left."""
         if self.record:
             self.record.answered(error.status, error.code)
-        if not self.has_rate_headers:
-            self.extra_headers |= self.rate_headers()
+        if not self.has_rate_headers and self.caller is not None:
+            with suppress(StoreUnavailable):
+                self.extra_headers |= await self.rate_headers(self.caller)
         return answer_to(error, envelope=self.envelope)
 
     def handler(self, request: HttpRequest) -> Any:
@@ -124,8 +132,11 @@ class GatedView(APIView):
 
         What was charged is recorded: from here on a call has a row in the ledger, whatever becomes of it.
         """
-        if self.throttle_classes:
+        record: Record | None = None
+        if self.caller is not None:
             self.gateway.ledger.check_room()
+            record = self.new_record(request._request, self.caller)
+            self.lease = lease_of(record.facts | {"prompt": self.ask.prompt})
         for throttle in [throttle_class() for throttle_class in self.throttle_classes]:
             admitted = await throttle.aallow_request(request, self)
             if verdict := getattr(throttle, "verdict", None):
@@ -133,20 +144,27 @@ class GatedView(APIView):
                 self.has_rate_headers = True
             if not admitted:
                 raise refusal(verdict) if verdict else RateLimitExceeded(retry_after=throttle.wait())
-        if self.caller is not None:
-            self.record = self.new_record(request._request, self.caller)
-            request._request.endings.callback(self.record.settle, self.gateway.ledger.add)  # type: ignore[attr-defined]  # a RelayRequest
+            if verdict and record:
+                self.take(record, verdict.grant, request._request.endings)  # type: ignore[attr-defined]  # a RelayRequest
+
+    def take(self, record: Record, grant: Grant, endings: Endings) -> None:
+        """Begin an admitted call: whatever becomes of it, it is settled when it ends."""
+        self.record = record
+        record.grant = grant
+        endings.push_async_callback(record.settle, self.gateway.admission, self.gateway.ledger.add)
+
+    async def count_prompt(self) -> bool:
+        """Have the tokens of a prompt counted whose bound was too much. True where that made it less."""
+        return False
 
     def new_record(self, request: Any, caller: Caller) -> Record:
         endpoint = request.resolver_match.url_name
         return Record(request.id, caller, self.tier.name, endpoint, self.model, self.streamed, request.began)
 
-    def rate_headers(self) -> dict[str, str]:
+    async def rate_headers(self, caller: Caller) -> dict[str, str]:
         """What an authenticated caller has left, for a call that ended before it was charged."""
-        if self.caller is None:
-            return {}
-        claim = claim_of(self.caller, self.model, self.gateway.snapshot.policies)
-        return rate_headers(self.gateway.store.read(claim.account, claim.meters))
+        meters = meters_for(caller, self.model, self.gateway.snapshot.policies)
+        return rate_headers(await self.gateway.admission.read(caller.user_id, meters))
 
 
 class OpenView(GatedView):

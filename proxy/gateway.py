@@ -1,7 +1,10 @@
 """The parts that all calls of one process share, from their start to their stop."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
+from asgiref.sync import async_to_sync
 from django.apps import apps
 from django.conf import settings
 
@@ -10,23 +13,32 @@ from accounts.errors import StoreUnavailable
 from accounts.snapshot import Snapshot
 from accounts.usage import QuotaUse
 
-from .admission import account_of, meters_of, quota_uses
+from .admission import Admission, meters_of, quota_uses
+from .counting import PromptCounter
+from .history import History
 from .ledger import Ledger
 from .metrics import LEDGER_WAITING, SNAPSHOT_AGE
 from .models import ModelAlias
 from .pool import Pool, Upstream
+from .records import lost_row
 from .stores import Store
 from .stores.memory import MemoryStore
 from .upstream import UpstreamClient
+
+T = TypeVar("T")
+
+CALL_TIMEOUT = 10.0  # seconds that a thread waits for the event loop
 
 
 class Gateway:
     """Made when Django starts, alive between the ASGI server's start and stop. It reads use for accounts, too."""
 
     def __init__(self) -> None:
+        self.loop: asyncio.AbstractEventLoop | None = None  # while it is alive
         self.store: Store = MemoryStore()
         self.snapshot = Snapshot(settings.SNAPSHOT_MAX_STALE)
         self.ledger = Ledger(settings.LEDGER_MAX_ROWS)
+        self.admission = self._new_admission()
         SNAPSHOT_AGE.set_function(lambda: self.snapshot.age)
         LEDGER_WAITING.set_function(lambda: self.ledger.waiting)
 
@@ -37,6 +49,10 @@ class Gateway:
         self.client = UpstreamClient(settings.UPSTREAM_CONNECT_TIMEOUT, settings.UPSTREAM_IDLE_TIMEOUT)
         upstreams = [Upstream(url.rstrip("/"), settings.LLAMA_API_KEY) for url in settings.LLAMA_SERVERS]
         self.pool = Pool(upstreams, self.client, settings.UPSTREAM_POLL_INTERVAL)
+        self.prompt_counter = PromptCounter(self.pool)
+        self.admission = self._new_admission()
+        self.loop = asyncio.get_running_loop()
+        await self.store.start()
         await self.snapshot.start()
         await self.pool.start()
         await self.ledger.start()
@@ -46,6 +62,17 @@ class Gateway:
         await self.snapshot.stop()
         await self.client.aclose()
         await self.ledger.stop()
+        await self.store.stop()
+        self.loop = None
+
+    def _new_admission(self) -> Admission:
+        return Admission(self.store, History(), lambda lost: self.ledger.add(lost_row(lost)))
+
+    def call(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """Call a coroutine function from a thread: on the gateway's loop while it is alive, else on one of its own."""
+        if self.loop is None:
+            return async_to_sync(function)(*args)
+        return asyncio.run_coroutine_threadsafe(awaited(function, *args), self.loop).result(CALL_TIMEOUT)
 
     @property
     def aliases(self) -> Mapping[str, str]:
@@ -63,7 +90,11 @@ class Gateway:
 
     def remaining(self, user_id: int, tier_id: int) -> Sequence[QuotaUse]:
         meters = meters_of(self.policies.limits(tier_id, user_id))
-        return quota_uses(self.store.read(account_of(user_id), meters))
+        return quota_uses(self.call(self.admission.read, user_id, meters))
+
+
+async def awaited(function: Callable[..., Awaitable[T]], *args: Any) -> T:
+    return await function(*args)
 
 
 def load_aliases() -> dict[str, str]:

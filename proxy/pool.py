@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlsplit
 
 from accounts.errors import GatewayError
@@ -28,6 +29,7 @@ class Upstream:
     api_key: str = ""
     is_up: bool | None = None  # None until it was looked at
     models: dict[str, str] = field(default_factory=dict)  # name or alias -> the model's own name
+    context: int | None = None  # tokens of a prompt and its answer, at most
     in_flight: int = 0
 
     @property
@@ -89,6 +91,7 @@ class Pool:
             if not upstream.is_up:
                 logger.info("llama-server %s is up and serves %s.", upstream.name, ", ".join(models))
             upstream.models = models
+            upstream.context = max((meta_of(model).get("n_ctx") or 0 for model in answer["data"]), default=0) or None
             upstream.is_up = True
             UPSTREAM_UP.labels(upstream.name).set(1)
 
@@ -128,6 +131,10 @@ class Pool:
             f"There is no model '{wanted[:100]}' here. GET /v1/models lists those there are.", param="model"
         )
 
+    def context(self, model: str) -> int | None:
+        """Tokens that a prompt of the model and its answer may have; None where no llama-server says."""
+        return max((each.context for each in self.upstreams if each.context and model in each.models), default=None)
+
     def fit(self, model: str, tried: Sequence[Upstream] = ()) -> list[Upstream]:
         """The upstreams that are up, serve the model and were not tried yet."""
         return [each for each in self.upstreams if each.is_up and model in each.models and each not in tried]
@@ -138,3 +145,8 @@ class Pool:
         if not fit:
             raise UpstreamUnavailable
         return Lease(min(fit, key=lambda upstream: upstream.in_flight))
+
+
+def meta_of(model: dict[str, Any]) -> dict[str, Any]:
+    meta = model.get("meta")
+    return meta if isinstance(meta, dict) else {}

@@ -1,12 +1,12 @@
 """What is known of one admitted call, gathered while it runs, and settled once when it has ended."""
 
-import time
+import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 from accounts.callers import Caller
 from accounts.errors import GatewayError
@@ -14,16 +14,26 @@ from accounts.errors import GatewayError
 from .events import UNREADABLE
 from .metrics import FIRST_TOKEN, TOKENS
 from .readers import Reader
+from .stores import Grant, Lost
 from .usage import NOTHING_KNOWN, Usage
 
 CLIENT_LEFT = 499  # nginx's number for a request whose client left before it was answered
+LOST = 500
+
+Row = dict[str, Any]
+
+
+class Settles(Protocol):
+    async def settle(self, grant: Grant, tokens: int) -> bool:
+        """Put what a call used in place of what was reserved. False where another accounts for it."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
 class Record:
-    """One admitted call. It begins as one whose client has left, which is what it is if nothing else becomes of it.
+    """One call. It begins as one whose client has left, which is what it is if nothing else becomes of it.
 
-    `began` is when the request came, in seconds of perf_counter; `admitted_at` is Unix time.
+    `began` is when the request came, in seconds of perf_counter. Once it is admitted it has a grant.
     """
 
     request_id: str
@@ -33,7 +43,7 @@ class Record:
     model: str
     streamed: bool
     began: float
-    admitted_at: float = field(default_factory=time.time)
+    grant: Grant | None = None
     upstream: str = ""
     first_token_at: float | None = None
     status: int = CLIENT_LEFT
@@ -61,8 +71,12 @@ class Record:
             return self.known
         return NOTHING_KNOWN if self.upstream and self.status >= CLIENT_LEFT else Usage()  # refused: nothing was run
 
-    def settle(self, keep: Callable[[dict[str, Any]], None]) -> None:
-        """Count the call, and hand its row to the ledger."""
+    async def settle(self, admission: Settles, keep: Callable[[Row], None]) -> None:
+        """Count the call, give back what it did not use, and hand its row to the ledger.
+
+        Where it was taken for lost meanwhile, whoever did that has written its row.
+        """
+        assert self.grant is not None
         usage = self.usage
         prompt, cached, completion, first_token = series(self.model, self.tier)
         if usage.total:
@@ -71,18 +85,28 @@ class Record:
             completion.inc(usage.completion)
         if self.first_token_at is not None:
             first_token.observe(self.first_token_at - self.began)
-        keep(self.row(usage))
+        if await admission.settle(self.grant, usage.total):
+            keep(self.row(usage))
 
-    def row(self, usage: Usage) -> dict[str, Any]:
-        """The fields of a UsageRecord."""
+    @property
+    def facts(self) -> Row:
+        """What is known of the call from its start, as fields of a UsageRecord."""
         return {
             "request_id": self.request_id,
-            "admitted_at": datetime.fromtimestamp(self.admitted_at, UTC),
             "user_id": self.caller.user_id,
             "api_key_id": self.caller.api_key_id,
             "tier": self.tier,
             "endpoint": self.endpoint,
             "model": self.model[:200],
+            "streamed": self.streamed,
+        }
+
+    def row(self, usage: Usage) -> Row:
+        """The fields of a UsageRecord."""
+        assert self.grant is not None
+        return {
+            **self.facts,
+            "admitted_at": datetime.fromtimestamp(self.grant.admitted_at, UTC),
             "upstream": self.upstream[:200],
             "status": self.status,
             "error": self.error,
@@ -93,8 +117,26 @@ class Record:
             "cache": "",
             "first_token_ms": milliseconds(self.began, self.first_token_at),
             "total_ms": milliseconds(self.began, perf_counter()),
-            "streamed": self.streamed,
         }
+
+
+def lost_row(lost: Lost) -> Row:
+    """The fields of a UsageRecord for a call whose holder died, from its lease: what was reserved counts as used."""
+    facts = json.loads(lost.lease)
+    prompt = min(facts.pop("prompt"), lost.tokens)
+    return {
+        **facts,
+        "admitted_at": datetime.fromtimestamp(lost.admitted_at, UTC),
+        "upstream": "",
+        "status": LOST,
+        "error": "lost",
+        "prompt_tokens": prompt,
+        "cached_tokens": 0,
+        "completion_tokens": lost.tokens - prompt,
+        "is_estimated": True,
+        "cache": "",
+        "total_ms": 0,
+    }
 
 
 @lru_cache(maxsize=1024)  # looking a label up costs more than counting

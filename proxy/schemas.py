@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from . import contents
+from . import bounds, contents
 from .contents import Body, require
 from .fields import (
     COUNT,
@@ -51,7 +51,7 @@ class Schema:
 
     `checks` run in order once every field is of its kind. `refused` are fields that ask for what cannot be done
     without, each with what a caller may still say. `limits` are the names of the longest answer, the first given
-    wins, and goes out as `limit`. `fixed` goes into every body that is sent.
+    wins, and goes out as `limit`. `fixed` goes into every body that is sent. A body that runs no model has no prompt.
     """
 
     fields: Fields
@@ -63,6 +63,7 @@ class Schema:
     fixed: Mapping[str, Any] = field(default_factory=lambda: STREAMED)
     takes_pictures: bool = False  # or sounds: they do not count as text
     names_model: bool = True  # llama-server's own tokenize knows no models
+    prompt_bound: Callable[[Body], int] = bounds.nothing  # tokens of the prompt, at most
 
 
 def only(names: tuple[str, ...], messages: list[Body]) -> list[Body]:
@@ -129,6 +130,7 @@ CHAT = Schema(
     checks=(require("messages"), contents.check_messages, contents.check_tools, contents.check_choices),
     rewrite=spell_chat,
     takes_pictures=True,
+    prompt_bound=bounds.of_chat,
     limits=LIMITS,
     limit="max_tokens",
 )
@@ -136,6 +138,7 @@ CHAT = Schema(
 COMPLETION = Schema(
     fields={**STREAMING, **LENGTHS, **SAMPLING, "prompt": INPUT, "n": COUNT, "logprobs": INTEGER},
     checks=(require("prompt"), contents.check_choices),
+    prompt_bound=bounds.of_prompt,
     limits=LIMITS,
     limit="max_tokens",
 )
@@ -201,6 +204,7 @@ RESPONSE = Schema(
     checks=(require("input"), contents.check_items, contents.check_named_tools, contents.check_response_options),
     rewrite=spell_response,
     takes_pictures=True,
+    prompt_bound=bounds.of_chat,
     refused={"previous_response_id": None, "conversation": None, "prompt": None, "background": False},
     limits=("max_output_tokens",),
     limit="max_output_tokens",
@@ -240,6 +244,7 @@ MESSAGE = Schema(
     checks=MESSAGE_CHECKS,
     rewrite=spell_message,
     takes_pictures=True,
+    prompt_bound=bounds.of_chat,
     limits=("max_tokens",),
     limit="max_tokens",
 )
@@ -253,6 +258,7 @@ MESSAGE_COUNT = Schema(
 EMBEDDING = Schema(
     fields={"model": TEXT, "input": INPUT, "encoding_format": one_of("float", "base64")},
     checks=(require("input"), contents.limit_inputs("input")),
+    prompt_bound=bounds.of_input,
     fixed={},
 )
 
@@ -266,6 +272,7 @@ RERANK = Schema(
     fields={"model": TEXT, "query": TEXT, "documents": DOCUMENTS, "top_n": COUNT},
     checks=(require("query"), require("documents"), contents.limit_inputs("documents")),
     rewrite=spell_documents,
+    prompt_bound=bounds.of_ranking,
     fixed={},
 )
 

@@ -10,9 +10,10 @@ from rest_framework.request import Request
 from accounts.authentication import ApiKeyHeaderAuthentication
 
 from . import envelopes
+from .admission import granted_length
 from .answers import EventStream, json_answer
 from .attempts import Errand
-from .calls import Call, check_text
+from .calls import Call, check_text, limited
 from .endpoints import ENDPOINTS, Endpoint
 from .errors import ModelNotFound
 from .gates import GatedView
@@ -39,13 +40,29 @@ class Inference(GatedView):
         if self.call.dropped:
             self.extra_headers["x-dropped-params"] = self.call.dropped_names
         self.model = self.gateway.pool.resolve(self.call.model, settings.DEFAULT_MODEL, self.gateway.aliases)
-        longest = self.tier.max_output_tokens
-        asked = Asked(self.call, self.model, self.call.length(longest), shows_timings=settings.SHOW_TIMINGS)
-        self.errand = Errand(self.endpoint, asked, self.call.body(self.model, longest))
+        self.ask = self.call.ask(self.tier.max_output_tokens, self.gateway.pool.context(self.model))
+        self.body = self.call.body(self.model)
+
+    def errand(self, length: int | None) -> Errand:
+        """What a llama-server is to do, its answers no longer than that."""
+        asked = Asked(self.call, self.model, length, shows_timings=settings.SHOW_TIMINGS)
+        return Errand(self.endpoint, asked, limited(self.body, self.endpoint.schema, length))
+
+    async def count_prompt(self) -> bool:
+        assert self.caller is not None
+        counted = await self.gateway.prompt_counter.count(self.caller.user_id, self.errand(None))
+        if counted is None or counted >= self.ask.prompt:
+            return False
+        self.ask = self.ask._replace(prompt=counted)
+        return True
 
     async def post(self, request: Request) -> HttpResponseBase:
         assert self.record is not None
-        relay = Relay(self.errand, self.gateway.pool, request._request.endings, self.record)  # type: ignore[attr-defined]  # a RelayRequest
+        assert self.record.grant is not None
+        length = granted_length(self.ask, self.record.grant)
+        if length != self.call.max_tokens:
+            self.extra_headers["x-max-tokens"] = str(length)
+        relay = Relay(self.errand(length), self.gateway.pool, request._request.endings, self.record)  # type: ignore[attr-defined]  # a RelayRequest
         if self.call.stream:
             return EventStream(await relay.stream(settings.HEARTBEAT_AFTER))
         return json_answer(await relay.whole())

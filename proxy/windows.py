@@ -8,13 +8,22 @@ Times are Unix times in seconds. A bucket is named by an integer that grows with
 """
 
 from collections import deque
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import NamedTuple, Protocol
+
+DAY_SECONDS = 86400
 
 
 class Window(Protocol):
     @property
     def name(self) -> str: ...
+
+    @property
+    def is_calendar(self) -> bool:
+        """Whether it begins anew at a date, so that what was used in it can be read from a ledger."""
+        ...
 
     def bucket(self, now: float) -> int:
         """The bucket that use at `now` counts in."""
@@ -24,17 +33,18 @@ class Window(Protocol):
         """The oldest bucket that the window ending at `now` still holds."""
         ...
 
-    def leaves_at(self, bucket: int) -> float:
+    def leaves_at(self, bucket: int) -> int:
         """When the window no longer holds the bucket."""
         ...
 
 
 class Sliding(NamedTuple):
-    """The last `seconds`, in buckets of `width` seconds."""
+    """The last `seconds`, in buckets of `width` seconds, which are numbered."""
 
     name: str
     seconds: int
     width: int
+    is_calendar: bool = False
 
     def bucket(self, now: float) -> int:
         return int(now // self.width)
@@ -42,40 +52,49 @@ class Sliding(NamedTuple):
     def oldest(self, now: float) -> int:
         return int((now - self.seconds) // self.width)
 
-    def leaves_at(self, bucket: int) -> float:
-        return float((bucket + 1) * self.width + self.seconds)
+    def leaves_at(self, bucket: int) -> int:
+        return (bucket + 1) * self.width + self.seconds
 
 
 class Day(NamedTuple):
-    """The UTC day."""
+    """The UTC day, a bucket named by its first second."""
 
     name: str = "day"
+    is_calendar: bool = True
 
     def bucket(self, now: float) -> int:
-        return int(now // 86400)
+        return int(now // DAY_SECONDS) * DAY_SECONDS
 
     def oldest(self, now: float) -> int:
         return self.bucket(now)
 
-    def leaves_at(self, bucket: int) -> float:
-        return float((bucket + 1) * 86400)
+    def leaves_at(self, bucket: int) -> int:
+        return bucket + DAY_SECONDS
 
 
 class Month(NamedTuple):
-    """The UTC month."""
+    """The UTC month, a bucket named by its first second."""
 
     name: str = "month"
+    is_calendar: bool = True
 
     def bucket(self, now: float) -> int:
-        date = datetime.fromtimestamp(now, UTC)
-        return date.year * 12 + date.month - 1
+        return month_of(int(now // DAY_SECONDS))[0]
 
     def oldest(self, now: float) -> int:
         return self.bucket(now)
 
-    def leaves_at(self, bucket: int) -> float:
-        year, month = divmod(bucket + 1, 12)
-        return datetime(year, month + 1, 1, tzinfo=UTC).timestamp()
+    def leaves_at(self, bucket: int) -> int:
+        return month_of(bucket // DAY_SECONDS)[1]
+
+
+@lru_cache(maxsize=128)  # dates cost more than the rest of an admission
+def month_of(day: int) -> tuple[int, int]:
+    """When the month that holds a day (since 1970) begins, and when the next one does."""
+    date = datetime.fromtimestamp(day * DAY_SECONDS, UTC)
+    begins = datetime(date.year, date.month, 1, tzinfo=UTC)
+    ends = datetime(date.year + date.month // 12, date.month % 12 + 1, 1, tzinfo=UTC)
+    return int(begins.timestamp()), int(ends.timestamp())
 
 
 WINDOWS: dict[str, Window] = {
@@ -87,32 +106,75 @@ WINDOWS: dict[str, Window] = {
 
 
 class Count:
-    """What was used in one window, by bucket, oldest first."""
+    """What was used in one window, by bucket, oldest first.
 
-    __slots__ = ("buckets", "used", "window")
+    `base` is the part of it that is known from elsewhere, of the bucket of `since`. It tells of use before `since`,
+    which so is not counted here.
+    """
+
+    __slots__ = ("base", "buckets", "read_at", "since", "used", "window")
 
     def __init__(self, window: Window) -> None:
         self.window = window
-        self.buckets: deque[tuple[int, int]] = deque()  # (bucket, used in it)
+        self.buckets: deque[list[int]] = deque()  # [bucket, used in it]
         self.used = 0
+        self.base = 0
+        self.since = float("-inf")
+        self.read_at = float("-inf")  # when `base` was
 
     def drop_old(self, now: float) -> None:
         oldest = self.window.oldest(now)
         while self.buckets and self.buckets[0][0] < oldest:
             self.used -= self.buckets.popleft()[1]
+        if self.base and self.window.bucket(self.since) < oldest:
+            self.used -= self.base
+            self.base = 0
 
     def add(self, amount: int, now: float) -> None:
+        """Count use at `now`. Where the clock stepped back, it counts in the last bucket."""
         bucket = self.window.bucket(now)
-        if self.buckets and self.buckets[-1][0] >= bucket:  # also where the clock stepped back
-            last, used = self.buckets[-1]
-            self.buckets[-1] = (last, used + amount)
+        if self.buckets and self.buckets[-1][0] >= bucket:
+            self.buckets[-1][1] += amount
         else:
-            self.buckets.append((bucket, amount))
+            self.buckets.append([bucket, amount])
         self.used += amount
 
-    def frees_at(self, amount: int) -> float:
+    def adjust(self, amount: int, at: float) -> None:
+        """Add to what was used at a moment before, unless that has left the window or was not counted here."""
+        if at < self.since:
+            return
+        bucket = self.window.bucket(at)
+        for held in reversed(self.buckets):
+            if held[0] <= bucket:
+                if held[0] == bucket:
+                    held[1] += amount
+                    self.used += amount
+                return
+
+    def put(self, buckets: Iterable[tuple[int, int]], now: float) -> None:
+        """Add what another counted, by bucket."""
+        held = dict[int, int](self.buckets)  # type: ignore[arg-type]  # lists of two
+        for bucket, amount in buckets:
+            held[bucket] = held.get(bucket, 0) + amount
+        self.buckets = deque([bucket, held[bucket]] for bucket in sorted(held))
+        self.used = sum(held.values()) + self.base
+        self.drop_old(now)
+
+    def found(self, base: int, since: float, now: float) -> None:
+        """Take what the use before `since` was, as read at `now`."""
+        self.used += base - self.base
+        self.base, self.since, self.read_at = base, since, now
+
+    @property
+    def all_free_at(self) -> int:
+        """When the window is empty, if nothing more is used."""
+        return self.window.leaves_at(self.buckets[-1][0] if self.buckets else self.window.bucket(self.since))
+
+    def frees_at(self, amount: int) -> int:
         """When `amount` of what is used now will have left the window. Asks for no more than `used`."""
-        freed = 0
+        if self.base >= amount:
+            return self.window.leaves_at(self.window.bucket(self.since))
+        freed = self.base
         for bucket, used in self.buckets:
             freed += used
             if freed >= amount:

@@ -2,22 +2,25 @@
 
 import math
 import time
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from threading import Lock
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from proxy.stores import Claim, Meter, Reading, Verdict
 from proxy.windows import Count
+
+from . import Claim, Grant, Meter, Reading, Store, Verdict, is_stale
+
+Counts = list[tuple[Meter, Count]]
 
 
 class Account:
-    """What one caller has used, by meter, and how many of its calls run now."""
+    """What one caller has used, by meter, and the grants of its calls that run now, by lease."""
 
-    __slots__ = ("counts", "running")
+    __slots__ = ("counts", "empty_at", "running")
 
     def __init__(self) -> None:
         self.counts: dict[str, Count] = {}
-        self.running = 0
+        self.running: dict[str, Grant] = {}
+        self.empty_at = 0  # when nothing of it counts any more
 
     def count(self, meter: Meter, now: float) -> Count:
         count = self.counts.get(meter.name)
@@ -27,54 +30,115 @@ class Account:
         return count
 
 
-class MemoryStore:
-    """A Store of one process. Times are Unix times, since days and months are calendar ones."""
+class MemoryStore(Store):
+    """A Store of one process and one event loop. Its leases end with the process, so they need not lapse."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self.clock = clock
-        self._accounts: defaultdict[str, Account] = defaultdict(Account)
-        self._lock = Lock()  # the admin reads from another thread
+        self.accounts: OrderedDict[str, Account] = OrderedDict()  # least recently used first
+
+    async def start(self) -> None:
+        """Nothing to be reached."""
+
+    async def stop(self) -> None:
+        """Nothing to be kept."""
 
     async def admit(self, claim: Claim) -> Verdict:
-        with self._lock:
-            now = self.clock()
-            account = self._accounts[claim.account]
-            counts = [(meter, account.count(meter, now)) for meter in claim.meters]
-            if refusal := self._refusal(counts, now):
-                return Verdict(False, readings(counts, now), *refusal)
-            if claim.max_concurrent is not None and account.running >= claim.max_concurrent:
-                return Verdict(False, readings(counts, now), None, 1)
-            for _, count in counts:
-                count.add(1, now)
-            account.running += 1
-            return Verdict(True, readings(counts, now))
+        now = self.clock()
+        self._forget_idle(now)
+        account = self._account(claim.account)
+        counts = [(meter, account.count(meter, now)) for meter in claim.meters]
+        if unread := unread_of(counts):
+            return Verdict(None, unread=unread)
+        stale = tuple((m, c.since) for m, c in counts if m.window.is_calendar and is_stale(c.since, c.read_at, now))
+        if refusal := refusal_of(claim, counts, now):
+            return Verdict(None, readings(counts, now), *refusal, stale=stale)
+        if claim.max_concurrent is not None and len(account.running) >= claim.max_concurrent:
+            return Verdict(None, readings(counts, now), None, 1, stale=stale)
+        grant = Grant(claim, now, granted(claim, counts), claim.lease)
+        self._charge(account, grant, counts)
+        return Verdict(grant, readings(counts, now), stale=stale)
 
-    async def release(self, claim: Claim) -> None:
-        with self._lock:
-            self._accounts[claim.account].running -= 1
+    async def settle(self, grant: Grant, tokens: int, requests: int = 1) -> bool:
+        account = self.accounts.get(grant.claim.account)
+        if account is None or account.running.pop(grant.lease, None) is None:
+            return True
+        for meter in grant.claim.meters:
+            change = tokens - grant.tokens if meter.counts_tokens else requests - 1
+            if change:
+                account.count(meter, self.clock()).adjust(change, grant.admitted_at)
+        return True
 
-    def read(self, account: str, meters: Sequence[Meter]) -> tuple[Reading, ...]:
-        with self._lock:
-            now = self.clock()
-            held = self._accounts.get(account) or Account()
-            return readings([(meter, held.count(meter, now)) for meter in meters], now)
+    async def found(self, account: str, uses: Mapping[Meter, int], since: float | None = None) -> None:
+        now = self.clock()
+        held = self._account(account)
+        for meter, used in uses.items():
+            count = held.count(meter, now)
+            if since is None and count.since < 0:
+                count.found(used, now, now)
+            elif since == count.since:
+                count.found(used, since, now)
+            held.empty_at = max(held.empty_at, count.all_free_at)
+
+    async def read(self, account: str, meters: Sequence[Meter]) -> Verdict:
+        now = self.clock()
+        held = self.accounts.get(account) or Account()
+        counts = [(meter, held.count(meter, now)) for meter in meters]
+        return Verdict(None, readings(counts, now), unread=unread_of(counts))
+
+    def _account(self, name: str) -> Account:
+        account = self.accounts.get(name)
+        if account is None:
+            account = self.accounts[name] = Account()
+        else:
+            self.accounts.move_to_end(name)
+        return account
 
     @staticmethod
-    def _refusal(counts: list[tuple[Meter, Count]], now: float) -> tuple[Meter, int | None] | None:
-        """The meter that keeps the call out longest, and the seconds until it does no more."""
-        worst: tuple[Meter, int | None] | None = None
+    def _charge(account: Account, grant: Grant, counts: Counts) -> None:
+        now = grant.admitted_at
         for meter, count in counts:
-            if meter.limit is None or count.used < meter.limit:
-                continue
-            if meter.limit == 0:
-                return meter, None
-            wait = math.ceil(count.frees_at(count.used + 1 - meter.limit) - now)
-            if worst is None or wait > (worst[1] or 0):
-                worst = meter, max(1, wait)
-        return worst
+            amount = grant.tokens if meter.counts_tokens else 1
+            if amount:
+                count.add(amount, now)
+                account.empty_at = max(account.empty_at, count.all_free_at)
+        account.running[grant.lease] = grant
+
+    def _forget_idle(self, now: float) -> None:
+        """Drop one account that nothing is known of any more: as many leave as come."""
+        if self.accounts:
+            name, account = next(iter(self.accounts.items()))
+            if account.empty_at <= now and not account.running:
+                del self.accounts[name]
+            elif account.running:
+                self.accounts.move_to_end(name)
 
 
-def readings(counts: list[tuple[Meter, Count]], now: float) -> tuple[Reading, ...]:
-    return tuple(
-        Reading(meter, count.used, count.frees_at(count.used) - now if count.used else 0.0) for meter, count in counts
-    )
+def unread_of(counts: Counts) -> tuple[Meter, ...]:
+    """The calendar meters that no ledger was read for yet."""
+    return tuple(meter for meter, count in counts if meter.window.is_calendar and count.since < 0)
+
+
+def refusal_of(claim: Claim, counts: Counts, now: float) -> tuple[Meter, int | None] | None:
+    """The meter that keeps the call out longest, and the whole seconds until it does no more, if nothing goes back."""
+    worst: tuple[Meter, int | None] | None = None
+    for meter, count in counts:
+        amount = claim.least if meter.counts_tokens else 1
+        if meter.limit is None or count.used + amount <= meter.limit:
+            continue
+        if amount > meter.limit:
+            return meter, None
+        wait = max(1, math.ceil(count.frees_at(count.used + amount - meter.limit) - now))
+        if worst is None or wait > (worst[1] or 0):
+            worst = meter, wait
+    return worst
+
+
+def granted(claim: Claim, counts: Counts) -> int:
+    """The tokens to reserve: as many as are asked for and fit."""
+    rooms = [meter.limit - count.used for meter, count in counts if meter.counts_tokens and meter.limit is not None]
+    return min(claim.most, *rooms) if rooms else claim.most
+
+
+def readings(counts: Iterable[tuple[Meter, Count]], now: float) -> tuple[Reading, ...]:
+    return tuple(Reading(meter, count.used, count.all_free_at - now if count.used else 0.0) for meter, count in counts)

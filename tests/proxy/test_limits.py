@@ -146,7 +146,7 @@ def test_running_calls_are_limited_and_given_back(live, fake, http, chat):
 
 
 def running_calls(someone: Person) -> int:
-    return gateway().store._accounts[f"user:{someone.user.pk}"].running
+    return len(gateway().store.accounts[f"user:{someone.user.pk}"].running)
 
 
 def test_one_call_after_the_other_never_meets_a_limit_of_one(live, chat):

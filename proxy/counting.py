@@ -1,0 +1,68 @@
+"""How many tokens a prompt has, as a llama-server counts them: for calls that its upper bound alone would refuse."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+
+from accounts.errors import GatewayError
+
+from .attempts import Attempt, Errand
+from .bounds import PER_TEXT
+from .events import UNREADABLE
+from .fields import inputs_of
+from .pool import Pool
+
+COUNT_TIMEOUT = 2.0  # seconds that a llama-server has to count
+MOST_TEXT = 256 * 1024  # bytes that it is asked to count
+
+
+class PromptCounter:
+    """Asks llama-servers, but about no more than one call of a caller at a time: refused calls are free."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self._asking: set[int] = set()  # users
+
+    async def count(self, user_id: int, errand: Errand) -> int | None:
+        """Tokens of the prompt; None where no llama-server says so now."""
+        path, body = question(errand)
+        fit = self.pool.fit(errand.asked.model)
+        if not fit or user_id in self._asking or len(body) > MOST_TEXT:
+            return None
+        self._asking.add(user_id)
+        try:
+            async with asyncio.timeout(COUNT_TIMEOUT):
+                told = await Attempt(errand, fit[0], self.pool.client).ask(path, body)
+                return tokens_in(told, errand)
+        except (GatewayError, TimeoutError, *UNREADABLE):
+            return None
+        finally:
+            self._asking.discard(user_id)
+
+
+def question(errand: Errand) -> tuple[str, bytes]:
+    """Where to ask, and what."""
+    if errand.endpoint.counting_path:
+        return errand.endpoint.counting_path, errand.body
+    texts = [each for each in inputs_read(errand.asked.call.fields) if isinstance(each, str)]
+    return "/tokenize", orjson.dumps({"content": "\n".join(texts), "parse_special": True})
+
+
+def tokens_in(told: Any, errand: Errand) -> int:
+    if errand.endpoint.counting_path:
+        return int(told["input_tokens"])
+    inputs = list(inputs_read(errand.asked.call.fields))
+    counted = sum(len(each) for each in inputs if isinstance(each, list))
+    return len(told["tokens"]) + counted + PER_TEXT * len(inputs)
+
+
+def inputs_read(fields: Any) -> Iterator[str | list[int]]:
+    """What the model reads of a call without a chat: texts, or tokens already."""
+    if "documents" not in fields:
+        yield from inputs_of(fields.get("prompt", fields.get("input")))
+        return
+    for each in fields["documents"]:
+        yield fields["query"]
+        yield each["text"] if isinstance(each, dict) else each
