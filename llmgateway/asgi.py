@@ -6,6 +6,7 @@
 LANES=relay or LANES=default runs one of them alone, for sites that keep the admin's work away from the streams.
 """
 
+import asyncio
 import gc
 import logging
 import os
@@ -14,7 +15,7 @@ from typing import Any
 
 import django
 from django.conf import settings
-from django.core.checks import ERROR, run_checks
+from django.core.checks import ERROR, Tags, run_checks
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "llmgateway.settings")
 django.setup(set_prefix=False)  # before the imports that need models
@@ -55,7 +56,7 @@ class Lanes:
     async def live(self, receive: Any, send: Any) -> None:
         """The ASGI lifespan: check the settings, start, wait for the end, stop."""
         await receive()
-        found = run_checks()
+        found = run_checks() + await asyncio.to_thread(run_checks, tags=[Tags.database], databases=["default"])
         for check in found:
             logger.warning("%s", check)
         if errors := [check for check in found if check.level >= ERROR]:

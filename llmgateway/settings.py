@@ -51,7 +51,8 @@ METRICS_TOKEN = env.str("METRICS_TOKEN", "")
 METRICS_ALLOW = env.networks("METRICS_ALLOW", "127.0.0.0/8,::1")
 
 # -- Stores ---------------------------------------------------------------------------------------------------
-REDIS_URL = env.str("REDIS_URL", "")
+REDIS_URL = env.str("REDIS_URL", "")  # limits are counted there, for any number of workers; unset: in the process
+STORE_DOWN_POLICY = env.str("STORE_DOWN_POLICY", "local")  # local | deny | allow, while Redis is gone
 DATABASE_URL = env.str("DATABASE_URL", "") or f"sqlite:///{BASE_DIR / 'var' / 'llmgateway.sqlite3'}"
 DATABASES = {"default": dj_database_url.parse(DATABASE_URL)}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
@@ -107,7 +108,8 @@ RELAY_MIDDLEWARE = [  # the relay lane's, asynchronous
 if CORS_ALLOW_ORIGINS:
     MIDDLEWARE.insert(3, "corsheaders.middleware.CorsMiddleware")
     RELAY_MIDDLEWARE.append("corsheaders.middleware.CorsMiddleware")
-RATE_HEADERS = [f"x-ratelimit-{what}-requests" for what in ("limit", "remaining", "reset")]
+RATE_HEADERS = [f"x-ratelimit-{what}-{of}" for of in ("requests", "tokens") for what in ("limit", "remaining", "reset")]
+RATE_HEADERS += ["ratelimit", "ratelimit-policy", "x-max-tokens"]
 SDK_HEADERS = ["anthropic-version", "anthropic-beta", "anthropic-dangerous-direct-browser-access"]
 SDK_HEADERS += [f"x-stainless-{what}" for what in ("lang", "package-version", "os", "arch", "runtime")]
 SDK_HEADERS += [f"x-stainless-{what}" for what in ("runtime-version", "retry-count", "timeout", "helper-method")]

@@ -1,36 +1,71 @@
 """Dangerous settings of the proxy, said aloud by `manage.py check` and at every start."""
 
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Warning, register
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.db import DatabaseError
+
+from accounts.models import Quota
+
+from .stores.guarded import POLICIES
 
 
 @register
 def check_workers(**_: Any) -> list[CheckMessage]:
-    if settings.WORKERS <= 1:
+    if settings.WORKERS <= 1 or settings.REDIS_URL:
         return []
     return [
         Error(
             f"Limits are counted in each process, so {settings.WORKERS} workers multiply them by {settings.WORKERS}.",
-            hint="Run one worker: leave out --workers and WEB_CONCURRENCY.",
+            hint="Set REDIS_URL, or run one worker: leave out --workers and WEB_CONCURRENCY.",
             id="proxy.E001",
         )
     ]
 
 
 @register
-def check_redis(**_: Any) -> list[CheckMessage]:
-    if not settings.REDIS_URL:
-        return []
-    return [
-        Warning(
-            "REDIS_URL is set, but this version counts limits in the process's memory.",
-            hint="Leave REDIS_URL out. Limits start from zero when the process does.",
-            id="proxy.W001",
+def check_store(**_: Any) -> list[CheckMessage]:
+    found: list[CheckMessage] = []
+    if settings.REDIS_URL and not settings.REDIS_URL.startswith(("redis://", "rediss://", "unix://")):
+        found.append(
+            Error(
+                "REDIS_URL is no URL of a Redis server.",
+                hint="Write redis://host:6379/0, rediss://... for TLS, or unix:///path.",
+                id="proxy.E004",
+            )
         )
-    ]
+    if settings.STORE_DOWN_POLICY not in POLICIES:
+        found.append(
+            Error(
+                f"STORE_DOWN_POLICY is '{settings.STORE_DOWN_POLICY}'.",
+                hint=f"Set it to one of {', '.join(POLICIES)}.",
+                id="proxy.E005",
+            )
+        )
+    return found
+
+
+@register(Tags.database)
+def check_shares(databases: Sequence[str] | None = None, **_: Any) -> list[CheckMessage]:
+    """Without Redis each worker gives its share of a limit, and a limit smaller than their number has none for some."""
+    if not databases or not settings.REDIS_URL or settings.STORE_DOWN_POLICY != "local":
+        return []
+    small = Quota.objects.filter(tier__isnull=False, limit__gt=0, limit__lt=settings.WORKERS).select_related("tier")
+    try:
+        return [
+            Warning(
+                f"Tier {quota.tier} has {quota}, fewer than the {settings.WORKERS} workers: without Redis some of them"
+                " would refuse all its calls.",
+                hint="Raise the limit, run fewer workers, or set STORE_DOWN_POLICY to deny or allow.",
+                id="proxy.W003",
+            )
+            for quota in small
+        ]
+    except DatabaseError:  # not migrated yet, or gone: others say so
+        return []
 
 
 @register
@@ -56,10 +91,12 @@ def check_lanes(**_: Any) -> list[CheckMessage]:
         return []
     if settings.LANES not in ("relay", "default"):
         return [Error(f"LANES is '{settings.LANES}'.", hint="Set it to both, relay or default.", id="proxy.E003")]
+    if settings.REDIS_URL:
+        return []
     return [
         Warning(
             f"LANES={settings.LANES} parts what is counted from who shows it: the admin and /auth/me will see no use.",
-            hint="Run both lanes in one process until limits are counted in Redis.",
+            hint="Set REDIS_URL, or run both lanes in one process.",
             id="proxy.W002",
         )
     ]

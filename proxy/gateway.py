@@ -17,12 +17,14 @@ from .admission import Admission, meters_of, quota_uses
 from .counting import PromptCounter
 from .history import History
 from .ledger import Ledger
-from .metrics import LEDGER_WAITING, SNAPSHOT_AGE
+from .metrics import LEDGER_WAITING, SNAPSHOT_AGE, STORE_UP
 from .models import ModelAlias
 from .pool import Pool, Upstream
 from .records import lost_row
 from .stores import Store
+from .stores.guarded import GuardedStore
 from .stores.memory import MemoryStore
+from .stores.redis import RedisStore
 from .upstream import UpstreamClient
 
 T = TypeVar("T")
@@ -35,7 +37,7 @@ class Gateway:
 
     def __init__(self) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None  # while it is alive
-        self.store: Store = MemoryStore()
+        self.store = new_store()
         self.snapshot = Snapshot(settings.SNAPSHOT_MAX_STALE)
         self.ledger = Ledger(settings.LEDGER_MAX_ROWS)
         self.admission = self._new_admission()
@@ -95,6 +97,14 @@ class Gateway:
 
 async def awaited(function: Callable[..., Awaitable[T]], *args: Any) -> T:
     return await function(*args)
+
+
+def new_store() -> Store:
+    """Where limits are counted: in Redis where there is one, else in this process."""
+    STORE_UP.set(1)
+    if not settings.REDIS_URL:
+        return MemoryStore()
+    return GuardedStore(RedisStore(settings.REDIS_URL), settings.STORE_DOWN_POLICY, settings.WORKERS, STORE_UP.set)
 
 
 def load_aliases() -> dict[str, str]:

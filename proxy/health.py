@@ -36,4 +36,6 @@ class Ready(Health):
             _ = self.gateway.snapshot.policies
         except StoreUnavailable:
             return "Tiers and quotas could not be read from the database."
+        if not self.gateway.store.admits:
+            return "Limits are counted in Redis, which is out of reach (STORE_DOWN_POLICY=deny)."
         return super().problem()

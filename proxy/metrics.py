@@ -29,6 +29,7 @@ TOKENS = Counter(
 )
 LEDGER_ROWS = Counter("api_ledger_rows_total", "Rows of the ledger, written or rejected by the database.", ["result"])
 LEDGER_WAITING = Gauge("api_ledger_waiting_rows", "Ended calls whose row is not in the ledger yet.")
+STORE_UP = Gauge("api_store_up", "1 while limits are counted where they should be, 0 while Redis is out of reach.")
 UPSTREAM_UP = Gauge("api_upstream_up", "1 while the llama-server answers.", ["upstream"])
 UPSTREAM_ERRORS = Counter("api_upstream_errors_total", "Failures of a llama-server, by kind.", ["upstream", "kind"])
 SNAPSHOT_AGE = Gauge("api_snapshot_age_seconds", "Time since tiers and quotas were last read from the database.")

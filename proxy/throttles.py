@@ -31,15 +31,15 @@ class TierThrottle(BaseThrottle):
         return self.verdict.admitted
 
     def allow_request(self, request: Request, view: APIView) -> bool:
-        self.verdict = gateway().call(self._charge, request.user, view)
+        self.verdict = gateway().call(self._charge, request.user, view, gateway().policies)
         return self.verdict.admitted
 
     def wait(self) -> float | None:
         return self.verdict.retry_after if self.verdict else None
 
-    async def _charge(self, caller: Caller, view: Any) -> Verdict:
+    async def _charge(self, caller: Caller, view: Any, policies: Policies) -> Verdict:
         """Admit a request that ends at once."""
-        verdict = await self.admit(caller, view, gateway().policies)
+        verdict = await self.admit(caller, view, policies)
         if verdict.grant:
             await gateway().admission.settle(verdict.grant, 0)
         return verdict

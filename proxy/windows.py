@@ -8,7 +8,6 @@ Times are Unix times in seconds. A bucket is named by an integer that grows with
 """
 
 from collections import deque
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple, Protocol
@@ -97,6 +96,13 @@ def month_of(day: int) -> tuple[int, int]:
     return int(begins.timestamp()), int(ends.timestamp())
 
 
+def edges(window: Window, now: float) -> tuple[int, int, int, int]:
+    """Where the calendar window before this one begins, this one, the next one and the one after it."""
+    begins = window.bucket(now)
+    ends = window.leaves_at(begins)
+    return window.bucket(begins - 1), begins, ends, window.leaves_at(ends)
+
+
 WINDOWS: dict[str, Window] = {
     "minute": Sliding("minute", 60, 1),
     "hour": Sliding("hour", 3600, 60),
@@ -151,17 +157,18 @@ class Count:
                     self.used += amount
                 return
 
-    def put(self, buckets: Iterable[tuple[int, int]], now: float) -> None:
-        """Add what another counted, by bucket."""
-        held = dict[int, int](self.buckets)  # type: ignore[arg-type]  # lists of two
-        for bucket, amount in buckets:
-            held[bucket] = held.get(bucket, 0) + amount
-        self.buckets = deque([bucket, held[bucket]] for bucket in sorted(held))
-        self.used = sum(held.values()) + self.base
-        self.drop_old(now)
+    def copy(self) -> "Count":
+        """The same, of what was counted here."""
+        other = Count(self.window)
+        other.buckets = deque([*bucket] for bucket in self.buckets)
+        other.used = self.used - self.base
+        return other
 
     def found(self, base: int, since: float, now: float) -> None:
-        """Take what the use before `since` was, as read at `now`."""
+        """Take what the use before `since` was, as read at `now`. What was counted without knowing it is in it."""
+        if self.since < 0:
+            self.buckets.clear()
+            self.used = self.base = 0
         self.used += base - self.base
         self.base, self.since, self.read_at = base, since, now
 

@@ -43,16 +43,12 @@ class Claim(NamedTuple):
 
 
 class Grant(NamedTuple):
-    """An admitted claim: when it was, how many tokens are reserved, and its lease as the store keeps it.
-
-    `is_local` where a shared store was out of reach and does not know of it.
-    """
+    """An admitted claim: when it was, how many tokens are reserved, and its lease as the store keeps it."""
 
     claim: Claim
     admitted_at: float
     tokens: int
     lease: str
-    is_local: bool = False
 
 
 class Lost(NamedTuple):
@@ -107,6 +103,11 @@ def is_stale(since: float, read_at: float, now: float) -> bool:
 
 class Store(Protocol):
     clock: Callable[[], float]
+
+    @property
+    def admits(self) -> bool:
+        """Whether calls can be admitted at all."""
+        return True
 
     async def start(self) -> None: ...
 

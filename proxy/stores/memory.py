@@ -10,14 +10,20 @@ from proxy.windows import Count
 from . import Claim, Grant, Meter, Reading, Store, Verdict, is_stale
 
 Counts = list[tuple[Meter, Count]]
+NameLease = Callable[[Claim, float, int], str]
+
+
+def as_asked(claim: Claim, admitted_at: float, tokens: int) -> str:  # noqa: ARG001  # the shape of a NameLease
+    return claim.lease
 
 
 class Account:
     """What one caller has used, by meter, and the grants of its calls that run now, by lease."""
 
-    __slots__ = ("counts", "empty_at", "running")
+    __slots__ = ("counts", "empty_at", "meters", "running")
 
     def __init__(self) -> None:
+        self.meters: dict[str, Meter] = {}
         self.counts: dict[str, Count] = {}
         self.running: dict[str, Grant] = {}
         self.empty_at = 0  # when nothing of it counts any more
@@ -26,15 +32,20 @@ class Account:
         count = self.counts.get(meter.name)
         if count is None:
             count = self.counts[meter.name] = Count(meter.window)
+            self.meters[meter.name] = meter
         count.drop_old(now)
         return count
 
 
 class MemoryStore(Store):
-    """A Store of one process and one event loop. Its leases end with the process, so they need not lapse."""
+    """A Store of one process and one event loop. Its leases end with the process, so they need not lapse.
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    `name_lease` makes a lease of a claim, the moment it is admitted and the tokens it gets.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time, name_lease: NameLease = as_asked) -> None:
         self.clock = clock
+        self.name_lease = name_lease
         self.accounts: OrderedDict[str, Account] = OrderedDict()  # least recently used first
 
     async def start(self) -> None:
@@ -45,7 +56,6 @@ class MemoryStore(Store):
 
     async def admit(self, claim: Claim) -> Verdict:
         now = self.clock()
-        self._forget_idle(now)
         account = self._account(claim.account)
         counts = [(meter, account.count(meter, now)) for meter in claim.meters]
         if unread := unread_of(counts):
@@ -55,9 +65,24 @@ class MemoryStore(Store):
             return Verdict(None, readings(counts, now), *refusal, stale=stale)
         if claim.max_concurrent is not None and len(account.running) >= claim.max_concurrent:
             return Verdict(None, readings(counts, now), None, 1, stale=stale)
-        grant = Grant(claim, now, granted(claim, counts), claim.lease)
-        self._charge(account, grant, counts)
+        tokens = granted(claim, counts)
+        grant = Grant(claim, now, tokens, self.name_lease(claim, now, tokens))
+        self.record(grant)
         return Verdict(grant, readings(counts, now), stale=stale)
+
+    def record(self, grant: Grant) -> None:
+        """Charge a call that was admitted, here or elsewhere."""
+        account = self._account(grant.claim.account)
+        for meter in grant.claim.meters:
+            if amount := grant.tokens if meter.counts_tokens else 1:
+                count = account.count(meter, grant.admitted_at)
+                count.add(amount, grant.admitted_at)
+                account.empty_at = max(account.empty_at, count.all_free_at)
+        account.running[grant.lease] = grant
+
+    def holds(self, grant: Grant) -> bool:
+        account = self.accounts.get(grant.claim.account)
+        return account is not None and grant.lease in account.running
 
     async def settle(self, grant: Grant, tokens: int, requests: int = 1) -> bool:
         account = self.accounts.get(grant.claim.account)
@@ -86,32 +111,41 @@ class MemoryStore(Store):
         counts = [(meter, held.count(meter, now)) for meter in meters]
         return Verdict(None, readings(counts, now), unread=unread_of(counts))
 
+    def forget_calendars(self) -> None:
+        """Know no more what was used of days and months: the ledger has to be read for them."""
+        for account in self.accounts.values():
+            for count in account.counts.values():
+                count.since = float("-inf")
+
+    def sliding_part(self) -> "MemoryStore":
+        """A copy without days and months."""
+        part = MemoryStore(self.clock, self.name_lease)
+        for name, account in self.accounts.items():
+            copied = part._account(name)
+            copied.running = dict(account.running)
+            copied.meters = {key: meter for key, meter in account.meters.items() if not meter.window.is_calendar}
+            copied.counts = {key: account.counts[key].copy() for key in copied.meters}
+        return part
+
     def _account(self, name: str) -> Account:
         account = self.accounts.get(name)
         if account is None:
+            self._forget_idle()
             account = self.accounts[name] = Account()
         else:
             self.accounts.move_to_end(name)
         return account
 
-    @staticmethod
-    def _charge(account: Account, grant: Grant, counts: Counts) -> None:
-        now = grant.admitted_at
-        for meter, count in counts:
-            amount = grant.tokens if meter.counts_tokens else 1
-            if amount:
-                count.add(amount, now)
-                account.empty_at = max(account.empty_at, count.all_free_at)
-        account.running[grant.lease] = grant
-
-    def _forget_idle(self, now: float) -> None:
+    def _forget_idle(self) -> None:
         """Drop one account that nothing is known of any more: as many leave as come."""
-        if self.accounts:
-            name, account = next(iter(self.accounts.items()))
-            if account.empty_at <= now and not account.running:
-                del self.accounts[name]
-            elif account.running:
-                self.accounts.move_to_end(name)
+        name = next(iter(self.accounts), None)
+        if name is None:
+            return
+        account = self.accounts[name]
+        if account.running:
+            self.accounts.move_to_end(name)
+        elif account.empty_at <= self.clock():
+            del self.accounts[name]
 
 
 def unread_of(counts: Counts) -> tuple[Meter, ...]:

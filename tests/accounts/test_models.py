@@ -44,11 +44,6 @@ def test_there_is_one_quota_of_a_kind(owner):
         Quota.objects.create(limit=2, **{owner: owners[owner]})
 
 
-def test_a_quota_that_would_not_be_enforced_is_not_taken():
-    with pytest.raises(ValidationError, match="not enforced yet"):
-        Quota(tier=new_tier(), metric="tokens", limit=5).full_clean()
-
-
 def test_a_quota_reads_as_a_sentence():
     assert str(Quota(limit=5)) == "5 requests per minute"
     assert str(Quota(limit=None, window="day", model="m")) == "unlimited requests per day of m"

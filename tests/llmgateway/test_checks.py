@@ -3,9 +3,10 @@
 import asyncio
 
 import pytest
-from django.core.checks import run_checks
+from django.core.checks import Tags, run_checks
 
 from llmgateway.asgi import application
+from tests.cast import new_tier
 
 
 def found(settings, **changes):
@@ -34,11 +35,25 @@ def test_the_defaults_are_safe(settings):
         ({"JWT_RETIRED_KEYS": ("secret",)}, "accounts.E001"),
         ({"LANES": "fast"}, "proxy.E003"),
         ({"LANES": "relay"}, "proxy.W002"),
-        ({"REDIS_URL": "redis://x"}, "proxy.W001"),
+        ({"REDIS_URL": "127.0.0.1:6379"}, "proxy.E004"),
+        ({"STORE_DOWN_POLICY": "panic"}, "proxy.E005"),
     ],
 )
 def test_a_dangerous_setting_is_found(settings, changes, check):
     assert found(settings, **changes)[check].hint
+
+
+def test_with_redis_there_may_be_any_number_of_workers_and_lanes_of_their_own(settings):
+    assert found(settings, REDIS_URL="redis://x", WORKERS=4, LANES="relay") == {}
+
+
+@pytest.mark.django_db
+def test_a_limit_that_leaves_some_workers_nothing_is_warned_of(settings):
+    settings.REDIS_URL, settings.WORKERS = "redis://x", 8
+    new_tier(requests_a_minute=7)
+    new_tier(requests_a_minute=8)
+    warnings = run_checks(tags=[Tags.database], databases=["default"])
+    assert [(each.id, "7 requests per minute" in each.msg) for each in warnings] == [("proxy.W003", True)]
 
 
 def test_a_development_key_is_fine_for_development(settings):

@@ -1,12 +1,17 @@
 """Stores for tests, with a clock that tests move, and without `await`."""
 
 import asyncio
+import secrets
+from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
 from proxy.stores import Store
 from proxy.stores.memory import MemoryStore
+from proxy.stores.redis import RedisStore
+from tests.servers import REDIS, is_listening
 
 START = 1_800_000_000.0  # in the middle of a day and of a month
 
@@ -16,17 +21,26 @@ class Driven:
 
     def __init__(self, make) -> None:
         self.now = START
+        self.held = defaultdict(list)  # leases, by account
         self._runner = asyncio.Runner()
         self.store: Store = self.run(make(lambda: self.now))
 
     def run(self, coroutine):
         return self._runner.run(coroutine)
 
-    def move(self, seconds):
-        self.now += seconds
+    def move(self, seconds, *, holds=True):
+        """Let time pass, while calls that were admitted go on, as their holder says now and then."""
+        end = self.now + seconds
+        while holds and isinstance(self.store, RedisStore) and self.now + 10 < end:
+            self.now += 10
+            self.run(self.store.renew(self.held))
+        self.now = end
 
     def admit(self, claim):
-        return self.run(self.store.admit(claim))
+        verdict = self.run(self.store.admit(claim))
+        if verdict.grant:
+            self.held[claim.account].append(verdict.grant.lease)
+        return verdict
 
     def admit_all(self, claims):
         async def at_once():
@@ -52,11 +66,38 @@ async def memory(clock):
     return MemoryStore(clock)
 
 
-MAKERS = {"memory": memory}
+async def redis(clock):
+    store = RedisStore(REDIS, f"test-{secrets.token_hex(6)}", clock)
+    await store.start()
+    return store
+
+
+MAKERS = {"memory": memory, "redis": redis}
+
+
+@contextmanager
+def driven_store(kind: str) -> Iterator[Driven]:
+    if kind == "redis" and not is_listening(REDIS):
+        pytest.skip(f"No Redis at {REDIS}.")
+    driven = Driven(MAKERS[kind])
+    yield driven
+    driven.close()
 
 
 @pytest.fixture(params=MAKERS)
 def store(request) -> Iterator[Driven]:
-    driven = Driven(MAKERS[request.param])
-    yield driven
-    driven.close()
+    with driven_store(request.param) as driven:
+        yield driven
+
+
+@pytest.fixture(params=MAKERS, scope="module")
+def driven(request) -> Iterator[Driven]:
+    """One for many histories, each of an account of its own."""
+    with driven_store(request.param) as driven:
+        yield driven
+
+
+@pytest.fixture(scope="module")
+def both() -> Iterator[tuple[Driven, Driven]]:
+    with driven_store("memory") as memory, driven_store("redis") as redis:
+        yield memory, redis

@@ -1,0 +1,242 @@
+"""Limits in Redis: exact among any number of workers, by scripts that run in one piece, on its clock.
+
+The scripts are in lua/; meters.lua stands before each. All keys of an account have one hash tag, and each key has a
+time to live. Redis is asked once to admit a call, and once to settle it.
+"""
+
+import asyncio
+import hashlib
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import hiredis
+import orjson
+
+from proxy.windows import Count, Sliding, edges
+
+from . import Claim, Grant, Lost, Meter, Reading, Store, Verdict, is_stale
+from .connection import Connection, StoreDown, connect
+
+SECOND = 1_000_000  # of the scripts' microseconds
+LEASE = 15  # seconds until a lease lapses that is not renewed
+ALIVE = 15  # seconds until a worker that says nothing counts as gone
+
+ADMITTED, REFUSED, UNREAD = range(3)
+
+
+class Script(NamedTuple):
+    """A Lua script: its text and the name that Redis has for it."""
+
+    text: bytes
+    sha: bytes
+
+    @classmethod
+    def read(cls, name: str) -> "Script":
+        folder = Path(__file__).parent / "lua"
+        text = (folder / "meters.lua").read_bytes() + (folder / f"{name}.lua").read_bytes()
+        return cls(text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
+
+
+ADMIT, SETTLE, CANCEL, FOUND, READ, RENEW, ADD, BEAT = SCRIPTS = tuple(
+    Script.read(name) for name in ("admit", "settle", "cancel", "found", "read", "renew", "add", "beat")
+)
+
+
+class Keys(NamedTuple):
+    """The keys of one account and some of its meters."""
+
+    leases: str
+    lost: str
+    meters: tuple[str, ...]
+
+
+class Pulse(NamedTuple):
+    """What a heartbeat tells: Redis's clock, the name of its memory, and the workers that are alive, in order."""
+
+    now: float
+    epoch: str
+    workers: tuple[str, ...]
+
+
+class RedisStore(Store):
+    """A Store in Redis. Whatever keeps it from answering is StoreDown. Its clock is Redis's, as far as it is known.
+
+    With a `clock` it goes by that, for tests.
+    """
+
+    def __init__(self, url: str, prefix: str = "llmgateway", clock: Callable[[], float] | None = None) -> None:
+        self.url = url
+        self.prefix = prefix
+        self.worker = f"{time.time_ns():x}-{secrets.token_hex(4)}"
+        self.skew = 0.0  # seconds that Redis's clock is ahead of this machine's
+        self._clock = clock
+        self._connection: Connection | None = None
+
+    def clock(self) -> float:
+        return self._clock() if self._clock else time.time() + self.skew
+
+    @property
+    def is_open(self) -> bool:
+        return self._connection is not None and self._connection.is_open
+
+    async def start(self) -> None:
+        """Connect, and make the scripts known. Raises StoreDown."""
+        self._connection = await connect(self.url)
+        try:
+            await asyncio.gather(*(self._connection.send(b"SCRIPT", b"LOAD", script.text) for script in SCRIPTS))
+        except hiredis.ReplyError as exc:
+            raise StoreDown(str(exc)) from exc
+
+    async def stop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+    # -- calls ---------------------------------------------------------------------------------------------------
+
+    async def admit(self, claim: Claim) -> Verdict:
+        keys, plans = self._keys(claim.account, claim.meters), self._plans(claim.meters)
+        most_at_once = -1 if claim.max_concurrent is None else claim.max_concurrent
+        told = (claim.lease, LEASE, most_at_once, claim.least, claim.most, plans)
+        reply = await self._run(ADMIT, (keys.leases, keys.lost, *keys.meters), *told)
+        status, now, tokens, lease, refusing, seconds, lost, told_readings = reply
+        readings = readings_of(claim.meters, told_readings)
+        gone = tuple(map(lost_of, lost))
+        if status == UNREAD:
+            unread = tuple(m for m, told in zip(claim.meters, told_readings, strict=True) if is_unread(m, told))
+            return Verdict(None, readings, unread=unread, lost=gone)
+        stale = stale_of(claim.meters, told_readings, now)
+        if status == REFUSED:
+            meter = claim.meters[refusing - 1] if refusing else None
+            return Verdict(None, readings, meter, None if seconds < 0 else seconds, stale=stale, lost=gone)
+        return Verdict(Grant(claim, now / SECOND, tokens, lease.decode()), readings, stale=stale, lost=gone)
+
+    async def settle(self, grant: Grant, tokens: int, requests: int = 1) -> bool:
+        account, meters = grant.claim.account, grant.claim.meters
+        keys = self._keys(account, meters)
+        changes = tokens - grant.tokens, requests - 1
+        told = (grant.lease, round(grant.admitted_at * SECOND), *changes, self._plans(meters))
+        return bool(await self._run(SETTLE, (keys.leases, keys.lost, *keys.meters), *told))
+
+    async def cancel(self, claim: Claim) -> None:
+        """Undo an admission whose reply never came, if it took place."""
+        keys = self._keys(claim.account, claim.meters)
+        await self._run(CANCEL, (keys.leases, keys.lost, *keys.meters), claim.lease, self._plans(claim.meters))
+
+    async def found(self, account: str, uses: Mapping[Meter, int], since: float | None = None) -> None:
+        meters = tuple(uses)
+        told = "" if since is None else round(since * SECOND)
+        await self._run(FOUND, self._keys(account, meters).meters, told, self._plans(meters), *uses.values())
+
+    async def read(self, account: str, meters: Sequence[Meter]) -> Verdict:
+        asked = tuple(meters)
+        _, told = await self._run(READ, self._keys(account, asked).meters, self._plans(asked))
+        unread = tuple(m for m, each in zip(asked, told, strict=True) if is_unread(m, each))
+        return Verdict(None, readings_of(asked, told), unread=unread)
+
+    # -- workers -------------------------------------------------------------------------------------------------
+
+    async def beat(self) -> Pulse:
+        """Say that this worker is alive, and hear who else is."""
+        tag = f"{self.prefix}:{{workers}}"
+        said = (self.worker, ALIVE, secrets.token_hex(8))
+        began = time.time()
+        now, epoch, workers = await self._run(BEAT, (f"{tag}:alive", f"{tag}:epoch"), *said)
+        self.skew = now / SECOND - (began + time.time()) / 2
+        return Pulse(now / SECOND, epoch.decode(), tuple(each.decode() for each in workers))
+
+    async def leave(self) -> None:
+        """Count as gone from now on."""
+        await self._command("ZREM", f"{self.prefix}:{{workers}}:alive", self.worker)
+
+    async def renew(self, leases: Mapping[str, Iterable[str]]) -> None:
+        """Keep these leases, of each account, from lapsing."""
+        keys = [(f"{self.prefix}:{{{account}}}:leases", tuple(held)) for account, held in leases.items()]
+        await asyncio.gather(*(self._run(RENEW, (key,), LEASE, *held) for key, held in keys if held))
+
+    async def add(self, account: str, counts: Mapping[Meter, Count], leases: Sequence[str], mark: str) -> None:
+        """Add what was counted and admitted elsewhere. A second time with the same mark does nothing."""
+        meters = tuple(counts)
+        keys = self._keys(account, meters)
+        buckets = orjson.dumps([[n for bucket in count.buckets for n in bucket] for count in counts.values()])
+        done = f"{self.prefix}:{{{account}}}:added:{mark}"
+        await self._run(ADD, (keys.leases, done, *keys.meters), LEASE, self._plans(meters), buckets, *leases)
+
+    # -- the wire ------------------------------------------------------------------------------------------------
+
+    async def _run(self, script: Script, keys: Sequence[str], *args: Any) -> Any:
+        """Run a script at the time that is now."""
+        now = round(self._clock() * SECOND) if self._clock else b""
+        rest = (len(keys), *keys, now, *args)
+        try:
+            return await self._send(b"EVALSHA", script.sha, *rest)
+        except hiredis.ReplyError as exc:
+            if not str(exc).startswith("NOSCRIPT"):
+                raise StoreDown(str(exc)) from exc
+        return await self._command(b"EVAL", script.text, *rest)
+
+    async def _command(self, *words: Any) -> Any:
+        try:
+            return await self._send(*words)
+        except hiredis.ReplyError as exc:  # it loads, is full, is a replica, ...
+            raise StoreDown(str(exc)) from exc
+
+    def _send(self, *words: Any) -> "asyncio.Future[Any]":
+        if self._connection is None:
+            raise StoreDown("Redis is not connected.")
+        return self._connection.send(*words)
+
+    def _keys(self, account: str, meters: tuple[Meter, ...]) -> Keys:
+        return keys_of(self.prefix, account, meters)
+
+    def _plans(self, meters: tuple[Meter, ...]) -> bytes:
+        return plans_of(meters, int(self.clock() // 3600))
+
+
+@lru_cache(maxsize=10_000)
+def keys_of(prefix: str, account: str, meters: tuple[Meter, ...]) -> Keys:
+    tag = f"{prefix}:{{{account}}}"
+    return Keys(f"{tag}:leases", f"{tag}:lost", tuple(f"{tag}:{meter.name}" for meter in meters))
+
+
+@lru_cache(maxsize=1000)
+def plans_of(meters: tuple[Meter, ...], hour: int) -> bytes:
+    """What these meters are, as the scripts read it, in an hour since 1970: the edges of a calendar window move."""
+    return orjson.dumps([plan_of(meter, hour * 3600.0) for meter in meters])
+
+
+def plan_of(meter: Meter, now: float) -> list[Any]:
+    plan: list[Any] = [-1 if meter.limit is None else meter.limit, meter.counts_tokens]
+    if isinstance(meter.window, Sliding):
+        return [*plan, meter.window.seconds, meter.window.width]
+    return [*plan, edges(meter.window, now)]
+
+
+def readings_of(meters: Iterable[Meter], told: Iterable[Any]) -> tuple[Reading, ...]:
+    return tuple(Reading(meter, each[0], each[1] / SECOND) for meter, each in zip(meters, told, strict=True))
+
+
+def is_unread(meter: Meter, told: Any) -> bool:
+    return meter.window.is_calendar and told[2] < 0
+
+
+def stale_of(meters: Iterable[Meter], told: Iterable[Any], now: int) -> tuple[tuple[Meter, float], ...]:
+    """The calendar meters that the ledger should be read for again, each with when it began to be counted."""
+    return tuple(
+        (meter, since / SECOND)
+        for meter, (_, _, since, read_at) in zip(meters, told, strict=True)
+        if meter.window.is_calendar and is_stale(since / SECOND, read_at / SECOND, now / SECOND)
+    )
+
+
+def lease_of(claim: Claim, admitted_at: float, tokens: int) -> str:
+    """A lease as the scripts write it."""
+    return f"{round(admitted_at * SECOND)} {tokens} {claim.lease}"
+
+
+def lost_of(lease: bytes) -> Lost:
+    admitted_at, tokens, asked = lease.decode().split(" ", 2)
+    return Lost(asked, int(admitted_at) / SECOND, int(tokens))
