@@ -38,8 +38,6 @@ class Admission:
         verdict = await self._answered(claim.account, user_id, lambda: self.store.admit(claim))
         if verdict.stale and claim.account not in self._telling:
             self._tell(claim.account, user_id, [meter for meter, _ in verdict.stale], verdict.stale[0][1])
-        for each in verdict.lost:
-            self.lost(each)
         return verdict
 
     async def settle(self, grant: Grant, tokens: int) -> bool:
@@ -54,6 +52,8 @@ class Admission:
         """The answer of the store, once it knows what it must."""
         for _ in range(TRIES):
             verdict = await ask()
+            for each in verdict.lost:
+                self.lost(each)
             if not verdict.unread:
                 return verdict
             if account not in self._telling:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from urllib.parse import urlsplit
 import httpx
 import uvicorn
 import uvloop
+from django.conf import settings
+from django.db import connection
 
 from llmgateway.asgi import application
 
@@ -47,6 +50,51 @@ def wait_until(condition: Callable[[], Any], what: str, within: float = 10.0) ->
         time.sleep(0.01)
 
 
+async def wait_until_async(condition: Callable[[], Any], what: str, within: float = 10.0) -> Any:
+    """The same on an event loop, which goes on meanwhile."""
+    deadline = time.monotonic() + within
+    while True:
+        if value := condition():
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"After {within} s still not: {what}")
+        await asyncio.sleep(0.01)
+
+
+class OwnRedis:
+    """A Redis server that a test may kill and freeze. It keeps nothing on disk."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = ["redis-server", "--port", str(self.port), "--save", "", "--appendonly", "no"]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        wait_until(lambda: is_listening(self.url), "Redis is up")
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def freeze(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def __enter__(self) -> "OwnRedis":
+        self.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.kill()
+
+
 def answers(url: str) -> bool:
     try:
         return httpx.get(url, timeout=1).status_code == 200
@@ -65,6 +113,40 @@ def llama_server(port: int = 0, *options: str) -> Iterator[str]:
             yield url
         finally:
             process.kill()
+
+
+def database_url() -> str:
+    """The database of this run's tests, for other processes."""
+    database = settings.DATABASES["default"]
+    if database["ENGINE"].endswith("sqlite3"):
+        return f"sqlite:///{connection.settings_dict['NAME']}"
+    who = database["USER"] + (f":{database['PASSWORD']}" if database["PASSWORD"] else "")
+    return f"postgres://{who}@{database['HOST']}:{database['PORT']}/{connection.settings_dict['NAME']}"
+
+
+class Worker:
+    """A gateway in a process of its own, on the tests' database. `environment` is what else it is told."""
+
+    def __init__(self, llama: str, **environment: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        own = {"DATABASE_URL": database_url(), "LLAMA_SERVERS": llama, "LOG_LEVEL": "WARNING", **environment}
+        self.environment = {**os.environ, **own, "JWT_SIGNING_KEY": settings.JWT_SIGNING_KEY}
+        self.process: subprocess.Popen[bytes]
+
+    def start(self) -> None:
+        options = ["--port", str(self.port), "--no-access-log", "--no-proxy-headers"]
+        command = [sys.executable, "-m", "uvicorn", "llmgateway.asgi:application", *options]
+        self.process = subprocess.Popen(command, cwd=ROOT, env=self.environment)
+
+    def __enter__(self) -> "Worker":
+        self.start()
+        wait_until(lambda: answers(f"{self.url}/health/ready"), "a worker is ready", within=30)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.process.kill()
+        self.process.wait()
 
 
 class WatchedLoop(uvloop.Loop):

@@ -8,7 +8,7 @@ is not worth doing again, how a URL reads and how replies are parsed, is redis-p
 import asyncio
 import ssl
 from collections import deque
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import hiredis
 from redis.asyncio.connection import SSLConnection, parse_url
@@ -86,8 +86,7 @@ class Connection(asyncio.Protocol):
     # -- asyncio.Protocol ----------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by its class
         self.is_open = True
 
     def data_received(self, data: bytes) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+import uvloop
 
 from proxy.stores import Store
 from proxy.stores.memory import MemoryStore
@@ -22,7 +23,7 @@ class Driven:
     def __init__(self, make) -> None:
         self.now = START
         self.held = defaultdict(list)  # leases, by account
-        self._runner = asyncio.Runner()
+        self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         self.store: Store = self.run(make(lambda: self.now))
 
     def run(self, coroutine):
@@ -87,6 +88,12 @@ def driven_store(kind: str) -> Iterator[Driven]:
 @pytest.fixture(params=MAKERS)
 def store(request) -> Iterator[Driven]:
     with driven_store(request.param) as driven:
+        yield driven
+
+
+@pytest.fixture
+def redis_store() -> Iterator[Driven]:
+    with driven_store("redis") as driven:
         yield driven
 
 

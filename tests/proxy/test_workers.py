@@ -1,0 +1,202 @@
+"""Several workers on one Redis and one database: what an admin typed holds for all of them together."""
+
+import asyncio
+import itertools
+from collections import Counter
+from contextlib import ExitStack, contextmanager
+
+import httpx
+import pytest
+from django.db import connection
+from django.db.models import F, Sum
+from django.test import Client
+from django.urls import reverse
+
+from accounts.models import Quota
+from proxy.models import UsageRecord
+from tests import fake_llama as llama_script
+from tests.cast import bearer, new_tier, person
+from tests.conftest import CHAT
+from tests.fake_llama import FakeLlama
+from tests.servers import OwnRedis, Worker, wait_until
+
+
+@pytest.fixture(scope="module")
+def redis():
+    with OwnRedis() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def workers(live, llama, redis):
+    """Two, in front of a real llama-server."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(Worker(llama, REDIS_URL=redis.url)) for _ in range(2)]
+
+
+def call(worker, someone, **fields):
+    return httpx.post(f"{worker.url}/v1/chat/completions", headers=someone.headers, json={**CHAT, **fields}, timeout=30)
+
+
+def at_once(workers, someone, calls, **fields):
+    """So many calls at the same time, to each worker in turn."""
+    body, headers = {**CHAT, "max_tokens": 1, **fields}, someone.headers
+
+    async def all_of_them():
+        async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=calls)) as client:
+            places = itertools.islice(itertools.cycle(workers), calls)
+            sent = [client.post(f"{each.url}/v1/chat/completions", headers=headers, json=body) for each in places]
+            return await asyncio.gather(*sent)
+
+    return asyncio.run(all_of_them())
+
+
+def left(response, metric="requests"):
+    return int(response.headers[f"x-ratelimit-remaining-{metric}"])
+
+
+def test_of_50_calls_at_once_a_free_user_gets_10_from_all_workers_together(workers):
+    responses = at_once(workers, person("alice", "free"), 50)
+    assert Counter(response.status_code for response in responses) == {200: 10, 429: 40}
+
+
+def test_what_one_worker_settles_another_knows(workers):
+    tier = new_tier()
+    tier.quotas.create(metric="tokens", window="minute", limit=1000)
+    grace = person("grace", tier)
+    total = call(workers[0], grace).json()["usage"]["total_tokens"]
+    models = httpx.get(f"{workers[1].url}/v1/models", headers=grace.headers)
+    assert left(models, "tokens") == 1000 - total
+
+
+def test_one_call_after_the_other_never_meets_a_limit_of_one(workers):
+    judy = person("judy", new_tier(max_concurrent_requests=1))
+    assert {call(worker, judy, max_tokens=1).status_code for worker in workers * 5} == {200}
+
+
+def test_me_shows_what_was_used_at_any_worker(workers):
+    grace = person("grace", new_tier(requests_a_minute=10))
+    call(workers[0], grace)
+
+    def told():
+        quotas = httpx.get(f"{workers[1].url}/auth/me", headers=grace.headers).json()["quotas"]
+        return [(quota["used"], quota["remaining"]) for quota in quotas]
+
+    wait_until(lambda: told() == [(1, 9)], "the other tells it", within=2.2)
+
+
+# -- changes in the admin ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def admin(live):
+    client = Client()
+    client.force_login(person("root", is_staff=True, is_superuser=True).user)
+    return client
+
+
+def change_limit(admin, tier, limit):
+    """Edit a tier's first quota, as the admin's page does."""
+    quota = tier.quotas.get()
+    empty = ("max_concurrent_requests", "max_output_tokens", "max_queue_seconds", "allowed_models", "quotas-0-model")
+    form = {"name": tier.name, "weight": 1, "quotas-TOTAL_FORMS": 1, "quotas-INITIAL_FORMS": 1} | dict.fromkeys(
+        empty, ""
+    )
+    row = {"id": quota.pk, "tier": tier.pk, "metric": quota.metric, "window": quota.window, "limit": limit}
+    form |= {f"quotas-0-{name}": value for name, value in row.items()}
+    response = admin.post(reverse("admin:accounts_tier_change", args=[tier.pk]), form)
+    assert response.status_code == 302, response.context["errors"]
+
+
+def test_a_limit_changed_in_the_admin_holds_at_every_worker_within_2_seconds(workers, admin):
+    tier = new_tier(requests_a_minute=1000)
+    grace = person("grace", tier)
+    assert all(call(worker, grace).status_code == 200 for worker in workers)
+    change_limit(admin, tier, 2)
+    wait_until(lambda: all(call(worker, grace).status_code == 429 for worker in workers), "it holds", within=2.2)
+
+
+def test_a_token_quota_typed_in_the_admin_holds(workers, admin):
+    tier = new_tier(requests_a_minute=1000)
+    grace = person("grace", tier)
+    Quota.objects.filter(tier=tier).update(metric="tokens")
+    change_limit(admin, tier, 77)
+    wait_until(lambda: call(workers[0], grace).headers.get("x-ratelimit-limit-tokens") == "77", "it holds", within=2.2)
+
+
+def test_a_suspension_holds_at_every_worker_within_2_seconds(workers, admin):
+    grace = person("grace")
+    key = bearer(grace.key()[1])
+
+    def statuses():
+        return {httpx.get(f"{worker.url}/v1/models", headers=key).status_code for worker in workers}
+
+    assert statuses() == {200}
+    admin.post(reverse("admin:accounts_user_changelist"), {"action": "suspend", "_selected_action": [grace.user.pk]})
+    wait_until(lambda: statuses() == {403}, "it holds", within=2.2)
+
+
+@pytest.mark.skipif("'postgresql' not in __import__('django.conf').conf.settings.DATABASES['default']['ENGINE']")
+def test_a_change_holds_within_5_seconds_after_postgresql_was_restarted(workers):
+    tier = new_tier(requests_a_minute=1000)
+    grace = person("grace", tier)
+    assert all(call(worker, grace).status_code == 200 for worker in workers)
+    with connection.cursor() as cursor:  # what a restart does to its clients
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        assert cursor.fetchall()
+    Quota.objects.filter(tier=tier).update(limit=1)
+    wait_until(lambda: all(call(worker, grace).status_code == 429 for worker in workers), "it holds", within=5)
+
+
+# -- a worker that dies --------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def hanging_calls(worker, someone, calls):
+    """So many streams that have begun and do not end."""
+    with httpx.Client(timeout=30) as client, ExitStack() as stack:
+        for _ in range(calls):
+            body = {**CHAT, "stream": True, "max_tokens": 50}
+            stream = client.stream("POST", f"{worker.url}/v1/chat/completions", headers=someone.headers, json=body)
+            response = stack.enter_context(stream)
+            assert response.status_code == 200
+        yield
+
+
+def test_calls_of_a_killed_worker_are_settled_by_the_next_admission(live, redis):
+    tier = new_tier(max_concurrent_requests=10)
+    for metric, window in itertools.product(("requests", "tokens"), ("day", "month")):
+        tier.quotas.create(metric=metric, window=window, limit=1_000_000)
+    grace = person("grace", tier)
+    fakes = []
+    fakes.append(FakeLlama(llama_script.sends_and_hangs(fakes, llama_script.STREAM_HEAD, llama_script.token("Hi"))))
+    with Worker(fakes[0].url, REDIS_URL=redis.url) as other, Worker(fakes[0].url, REDIS_URL=redis.url) as dying:
+        with pytest.raises(httpx.RemoteProtocolError), hanging_calls(dying, grace, 10):
+            assert models(other, grace).status_code == 429
+            dying.process.kill()
+            wait_until(lambda: models(other, grace).status_code == 200, "concurrency is back", within=15.5)
+            raise httpx.RemoteProtocolError("The streams are cut.")
+        rows = UsageRecord.objects.filter(user=grace.user)
+        wait_until(lambda: models(other, grace) and rows.filter(error="lost").count() == 10, "all are found")
+        wait_until(lambda: used_by(other, grace) == in_ledger(grace), "days and months equal the ledger")
+        assert rows.exclude(endpoint="models").count() == 10
+        assert in_ledger(grace)["tokens"] != {0}
+
+
+def in_ledger(someone):
+    rows = UsageRecord.objects.filter(user=someone.user)
+    tokens = rows.aggregate(sum=Sum(F("prompt_tokens") + F("completion_tokens")))["sum"]
+    return {metric: {used} for metric, used in (("requests", rows.count()), ("tokens", tokens))}
+
+
+def used_by(worker, someone):
+    """What a worker says was used, of each metric, in whichever window."""
+    quotas = httpx.get(f"{worker.url}/auth/me", headers=someone.headers).json()["quotas"]
+    return {metric: {each["used"] for each in quotas if each["metric"] == metric} for metric in ("requests", "tokens")}
+
+
+def models(worker, someone):
+    return httpx.get(f"{worker.url}/v1/models", headers=someone.headers)
