@@ -10,4 +10,4 @@ class AccountsConfig(AppConfig):
     usage_reader: UsageReader  # registered by proxy
 
     def ready(self) -> None:
-        from . import checks  # noqa: F401, PLC0415  # registers them; apps must be loaded first
+        from . import checks, logins  # noqa: F401, PLC0415  # register what they hold; apps must be loaded first

@@ -5,6 +5,7 @@ GatewayError
 ├── InvalidApiKey            401 invalid_api_key
 │   └── TokenExpired             token_expired
 ├── AccountSuspended         403 account_suspended
+├── TooManyAttempts          429 rate_limit_exceeded
 └── StoreUnavailable         503 store_unavailable
 
 proxy/errors.py grows the same tree by what can go wrong with a call.
@@ -63,6 +64,15 @@ class AccountSuspended(GatewayError):
     type = "permission_error"
     code = "account_suspended"
     sentence = "This account is suspended. Ask the administrator of this gateway."
+
+
+class TooManyAttempts(GatewayError):
+    """Of signing in. It is the code of any rate limit."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+    sentence = "Too many sign-ins have failed. Try again later."
 
 
 class StoreUnavailable(GatewayError):

@@ -3,6 +3,7 @@
 from typing import Any, cast
 
 from django.conf import settings
+from django.contrib.auth.signals import user_logged_in
 from django.core.exceptions import ValidationError
 from rest_framework import serializers
 from rest_framework_simplejwt.exceptions import ExpiredTokenError, TokenError
@@ -10,6 +11,7 @@ from rest_framework_simplejwt.serializers import TokenObtainPairSerializer
 from rest_framework_simplejwt.tokens import Token
 
 from .errors import AccountSuspended, InvalidApiKey, TokenExpired
+from .logins import own_request
 from .models import SignIn, User
 from .tokens import AccessToken, RefreshToken
 
@@ -33,7 +35,9 @@ class TokenSerializer(TokenObtainPairSerializer):
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         super(TokenObtainPairSerializer, self).validate(attrs)
-        return token_pair(RefreshToken.for_user(cast(User, self.user)))
+        user = cast(User, self.user)
+        user_logged_in.send(User, request=own_request(self.context["request"]), user=user)
+        return token_pair(RefreshToken.for_user(user))
 
 
 class RefreshSerializer(serializers.Serializer[Any]):

@@ -31,6 +31,11 @@ def client_address(scope: Mapping[str, Any]) -> str:
     return address
 
 
+def address_of(request: HttpRequest) -> str:
+    """The same of a request."""
+    return client_address(scope_of(request))
+
+
 def peer(scope: Mapping[str, Any]) -> str:
     return scope["client"][0] if scope.get("client") else ""
 

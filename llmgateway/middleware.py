@@ -12,8 +12,9 @@ from django.http.response import HttpResponseBase
 from django.middleware import common
 from django_prometheus.middleware import Metrics
 
+from accounts.errors import GatewayError
 from proxy import metrics
-from proxy.answers import new_request_id
+from proxy.answers import answer_to, new_request_id
 
 from .addresses import client_address, scope_of
 
@@ -128,6 +129,19 @@ def django_series(view: str, method: str, scheme: str, status: int) -> tuple[lis
         own.responses_by_status_view_method.labels(status=str(status), view=view, method=method),
     ]
     return counters, own.requests_latency_by_view_method.labels(view=view, method=method)
+
+
+class GatewayErrors:
+    """Answers what a page or a form raised that is an answer: a sign-in that comes too often, for one."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        return self.get_response(request)
+
+    def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponseBase | None:
+        return answer_to(exception, request) if isinstance(exception, GatewayError) else None
 
 
 class CommonMiddleware(common.CommonMiddleware):

@@ -83,6 +83,7 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "django_prometheus",
+    "axes",
     "rest_framework",
     "corsheaders",
 ]
@@ -98,6 +99,7 @@ MIDDLEWARE = [  # the default lane's
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "llmgateway.middleware.GatewayErrors",
     "django_prometheus.middleware.PrometheusAfterMiddleware",
 ]
 RELAY_MIDDLEWARE = [  # the relay lane's, asynchronous
@@ -131,6 +133,15 @@ TEMPLATES = [
         },
     },
 ]
+AUTHENTICATION_BACKENDS = ["accounts.logins.LoginGuard", "django.contrib.auth.backends.ModelBackend"]
+CLIENT_ADDRESS = "llmgateway.addresses.address_of"
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]  # the rest is in accounts/logins.py
+AXES_FAILURE_LIMIT = 10
+AXES_COOLOFF_TIME = timedelta(minutes=15)
+AXES_RESET_ON_SUCCESS = True
+AXES_CLIENT_IP_CALLABLE = "accounts.logins.address_of"
+AXES_VERBOSE = False
+SILENCED_SYSTEM_CHECKS = ["axes.W002"]  # its middleware would answer a lock with a page; LoginGuard raises one
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")

@@ -1,5 +1,7 @@
 """The proxy app: from an admitted call to a llama-server and back."""
 
+from typing import Any
+
 from django.apps import AppConfig, apps
 
 
@@ -9,7 +11,10 @@ class ProxyConfig(AppConfig):
     def ready(self) -> None:
         """Models are loaded now, so what rests on them can be."""
         from . import checks  # noqa: F401, PLC0415  # registers them
+        from .counters import StoreCounter  # noqa: PLC0415
         from .gateway import Gateway  # noqa: PLC0415
 
         self.gateway = Gateway()
-        apps.get_app_config("accounts").usage_reader = self.gateway  # type: ignore[attr-defined]  # its Protocol
+        accounts: Any = apps.get_app_config("accounts")  # what it wants of proxy is registered there
+        accounts.usage_reader = self.gateway
+        accounts.event_counter = StoreCounter(self.gateway)

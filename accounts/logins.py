@@ -1,0 +1,128 @@
+"""Guessing passwords, made slow: for the token endpoint and the admin alike, before a password is hashed.
+
+- A name at an address is locked for a quarter of an hour after 10 failures. django-axes keeps that, in the database.
+- A name that fails at many addresses is slowed to one try a second, never locked, or anybody could lock the admin
+  out; and an address that it has signed in from before is not slowed.
+- An address may fail 30 times a minute.
+"""
+
+import hashlib
+import ipaddress
+import math
+from datetime import timedelta
+from typing import Any, NamedTuple, Protocol
+
+from axes.backends import AxesStandaloneBackend
+from axes.handlers.proxy import AxesProxyHandler
+from axes.models import AccessAttempt, AccessLog
+from django.apps import apps
+from django.conf import settings
+from django.contrib.auth.signals import user_login_failed
+from django.dispatch import receiver
+from django.http import HttpRequest
+from django.utils import timezone
+from django.utils.module_loading import import_string
+
+from .errors import TooManyAttempts
+
+ADDRESS_FAILURES = 30  # of one address in a MINUTE
+NAME_FAILURES = 10  # of one name in a QUARTER, from which on it is slowed
+MINUTE, QUARTER = 60, 900  # seconds
+PACE = 1  # seconds between two tries of a name that is slowed
+KNOWN_FOR = timedelta(days=90)  # that an address is known where a name has signed in from
+LONGEST_NAME = 150  # characters of a user name
+
+
+class Tally(NamedTuple):
+    """How often something happened in a window, and the seconds until that is forgotten."""
+
+    times: int
+    resets_in: float
+
+
+class EventCounter(Protocol):
+    """What happens in the last so many seconds, counted over all workers. Provided by proxy, where limits are."""
+
+    def count(self, what: str, seconds: int) -> Tally: ...
+
+    def add(self, what: str, seconds: int, limit: int | None = None) -> bool:
+        """Count one more, unless there are as many as the limit already."""
+        ...
+
+
+class LoginGuard(AxesStandaloneBackend):
+    """The first of AUTHENTICATION_BACKENDS. It signs nobody in; it raises TooManyAttempts."""
+
+    def authenticate(self, request: Any, username: str | None = None, password: str | None = None, **_: Any) -> None:
+        if request is None or username is None:
+            return
+        own = own_request(request)
+        name, address = username[:LONGEST_NAME], address_of(own)
+        check_address(address)
+        check_pair(own, name, address)
+        check_name(name, address)
+
+
+def check_address(address: str | None) -> None:
+    failures = counter().count(f"login-address:{address}", MINUTE)
+    if failures.times >= ADDRESS_FAILURES:
+        sentence = "Too many sign-ins from this address have failed."
+        raise TooManyAttempts(sentence, retry_after=math.ceil(failures.resets_in))
+
+
+def check_pair(request: HttpRequest, name: str, address: str | None) -> None:
+    if not AxesProxyHandler.is_allowed(request, {"username": name}):
+        last = AccessAttempt.objects.filter(username=name, ip_address=address).order_by("-attempt_time").first()
+        ends = (last.attempt_time if last else timezone.now()) + settings.AXES_COOLOFF_TIME
+        seconds = math.ceil((ends - timezone.now()).total_seconds())
+        raise TooManyAttempts("Too many sign-ins with this name have failed here.", retry_after=max(1, seconds))
+
+
+def check_name(name: str, address: str | None) -> None:
+    if counter().count(name_key(name), QUARTER).times < NAME_FAILURES or is_known(name, address):
+        return
+    if not counter().add(f"{name_key(name)}:pace", PACE, 1):
+        raise TooManyAttempts("This name is tried too often. Wait a moment.", retry_after=PACE)
+
+
+def is_known(name: str, address: str | None) -> bool:
+    since = timezone.now() - KNOWN_FOR
+    return AccessLog.objects.filter(username=name, ip_address=address, attempt_time__gte=since).exists()
+
+
+@receiver(user_login_failed)
+def count_failure(
+    sender: Any,
+    credentials: dict[str, Any],
+    request: Any = None,
+    **_: Any,
+) -> None:
+    if request is None:
+        return
+    counter().add(f"login-address:{address_of(own_request(request))}", MINUTE)
+    counter().add(name_key(str(credentials.get("username"))[:LONGEST_NAME]), QUARTER)
+
+
+def name_key(name: str) -> str:
+    """A key of bounded length, the same for all spellings that are one name to people."""
+    return f"login-name:{hashlib.sha256(name.casefold().encode()).hexdigest()[:32]}"
+
+
+def own_request(request: Any) -> HttpRequest:
+    """Django's request under DRF's."""
+    return getattr(request, "_request", request)
+
+
+def address_of(request: Any) -> str | None:
+    """Where a request comes from, as AXES_CLIENT_IP_CALLABLE; None where that is no address."""
+    found = import_string(settings.CLIENT_ADDRESS)(own_request(request))
+    try:
+        return str(ipaddress.ip_address(found))
+    except ValueError:
+        return None
+
+
+def counter() -> EventCounter:
+    """What proxy registered when Django started."""
+    registered: EventCounter = apps.get_app_config("accounts").event_counter  # type: ignore[attr-defined]  # set in ready()
+    return registered

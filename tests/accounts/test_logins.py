@@ -1,0 +1,157 @@
+"""Guessing passwords is slow, at the token endpoint and in the admin, and locks nobody else out."""
+
+import itertools
+from datetime import timedelta
+
+import pytest
+from axes.models import AccessAttempt
+from django.db.models import F
+from django.test import Client
+
+from accounts.models import User
+from proxy.gateway import gateway
+from tests.cast import person
+
+pytestmark = pytest.mark.django_db
+
+addresses = (f"10.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}" for n in itertools.count(1))
+
+
+@pytest.fixture
+def somewhere():
+    return next(addresses)
+
+
+@pytest.fixture
+def alice():
+    return person("alice", password="opensesame").user.username
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Moves the clock of what counts events."""
+    store, ahead = gateway().store, [0.0]
+    real = store.clock
+    monkeypatch.setattr(store, "clock", lambda: real() + ahead[0])
+
+    def move(seconds):
+        ahead[0] += seconds
+
+    return move
+
+
+def sign_in(name, address, password="opensesame"):
+    body = {"username": name, "password": password}
+    return Client(REMOTE_ADDR=address).post("/auth/token", body, content_type="application/json")
+
+
+def sign_in_to_admin(name, address, password="opensesame"):
+    return Client(REMOTE_ADDR=address).post("/admin/login/", {"username": name, "password": password})
+
+
+def fail(name, address, times=1):
+    return [sign_in(name, address, "wrong").status_code for _ in range(times)]
+
+
+def test_ten_failures_lock_a_name_at_an_address(alice, somewhere):
+    assert fail(alice, somewhere, 10) == [401] * 10
+    locked = sign_in(alice, somewhere)
+    assert (locked.status_code, locked.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert 880 < int(locked["Retry-After"]) <= 900
+    assert "x-request-id" in locked
+
+
+def test_nobody_else_is_locked(alice, somewhere):
+    fail(alice, somewhere, 10)
+    assert sign_in(person("bob", password="opensesame").user.username, somewhere).status_code == 200
+
+
+def test_a_lock_ends_after_a_quarter_of_an_hour(alice, somewhere, clock):
+    fail(alice, somewhere, 10)
+    AccessAttempt.objects.filter(username=alice).update(attempt_time=F("attempt_time") - timedelta(minutes=15))
+    clock(900)
+    assert sign_in(alice, somewhere).status_code == 200
+
+
+def test_tries_while_it_is_locked_do_not_prolong_it(alice, somewhere):
+    fail(alice, somewhere, 10)
+    before = AccessAttempt.objects.get(username=alice).attempt_time
+    assert fail(alice, somewhere, 5) == [429] * 5
+    assert AccessAttempt.objects.get(username=alice).attempt_time == before
+
+
+def test_signing_in_forgets_the_failures(alice, somewhere):
+    fail(alice, somewhere, 9)
+    assert sign_in(alice, somewhere).status_code == 200
+    assert fail(alice, somewhere, 5) == [401] * 5
+
+
+def test_a_locked_name_costs_no_hash(alice, somewhere, monkeypatch):
+    fail(alice, somewhere, 10)
+
+    def hashed(*args, **kwargs):
+        raise AssertionError("A password was hashed.")
+
+    monkeypatch.setattr("django.contrib.auth.hashers.MD5PasswordHasher.encode", hashed)
+    assert sign_in(alice, somewhere).status_code == 429
+
+
+def test_a_name_that_fails_at_many_addresses_is_slowed_and_not_locked(alice, clock):
+    for _ in range(10):
+        fail(alice, next(addresses))
+    assert fail(alice, next(addresses)) == [401]
+    slowed = sign_in(alice, next(addresses))
+    assert (slowed.status_code, slowed["Retry-After"]) == (429, "1")
+    clock(2)
+    assert sign_in(alice, next(addresses)).status_code == 200
+
+
+def test_where_a_name_is_known_it_is_not_slowed(alice, somewhere):
+    sign_in(alice, somewhere)
+    for _ in range(12):
+        fail(alice, next(addresses))
+    assert [sign_in(alice, somewhere).status_code for _ in range(3)] == [200] * 3
+
+
+def test_names_are_one_however_they_are_spelled(alice):
+    for spelling in [alice, alice.upper(), alice.title()] * 4:
+        fail(spelling, next(addresses))
+    assert sign_in(alice.upper(), next(addresses), "wrong").status_code == 429
+
+
+def test_an_address_may_fail_30_times_a_minute(somewhere, alice, clock):
+    assert fail("x", somewhere, 9) == [401] * 9
+    assert [fail(f"name-{n}", somewhere)[0] for n in range(21)] == [401] * 21
+    refused = sign_in(alice, somewhere)
+    assert (refused.status_code, sign_in(alice, next(addresses)).status_code) == (429, 200)
+    assert 55 <= int(refused["Retry-After"]) <= 61
+    clock(int(refused["Retry-After"]))
+    assert sign_in(alice, somewhere).status_code == 200
+
+
+def test_the_admin_is_guarded_alike(alice, somewhere):
+    assert [sign_in_to_admin(alice, somewhere, "wrong").status_code for _ in range(10)] == [200] * 10
+    locked = sign_in_to_admin(alice, somewhere)
+    assert (locked.status_code, locked.json()["error"]["code"]) == (429, "rate_limit_exceeded")
+    assert sign_in(alice, somewhere).status_code == 429
+
+
+def test_a_name_longer_than_any_is_a_failure_like_another(somewhere):
+    assert fail("x" * 5000, somewhere, 2) == [401, 401]
+
+
+def test_a_proxys_word_for_the_address_counts_only_where_it_is_trusted(alice, somewhere):
+    for forged in range(10):
+        client = Client(REMOTE_ADDR=somewhere, headers={"x-forwarded-for": f"10.99.0.{forged}"})
+        client.post("/auth/token", {"username": alice, "password": "wrong"}, content_type="application/json")
+    assert sign_in(alice, somewhere).status_code == 429
+
+
+def test_what_was_typed_is_not_kept(alice, somewhere):
+    sign_in_to_admin(alice, somewhere, "my-real-password")
+    assert "my-real-password" not in str(AccessAttempt.objects.filter(username=alice).values())
+
+
+def test_a_sign_in_is_shown_as_the_last_login(alice, somewhere):
+    sign_in(alice, somewhere)
+    assert User.objects.get(username=alice).last_login is not None
