@@ -57,7 +57,7 @@ class LoginGuard(AxesStandaloneBackend):
         if request is None or username is None:
             return
         own = own_request(request)
-        name, address = username[:LONGEST_NAME], address_of(own)
+        name, address = name_of(own, {"username": username}), address_of(own)
         check_address(address)
         check_pair(own, name, address)
         check_name(name, address)
@@ -100,7 +100,7 @@ def count_failure(
     if request is None:
         return
     counter().add(f"login-address:{address_of(own_request(request))}", MINUTE)
-    counter().add(name_key(str(credentials.get("username"))[:LONGEST_NAME]), QUARTER)
+    counter().add(name_key(name_of(request, credentials)), QUARTER)
 
 
 def name_key(name: str) -> str:
@@ -111,6 +111,11 @@ def name_key(name: str) -> str:
 def own_request(request: Any) -> HttpRequest:
     """Django's request under DRF's."""
     return getattr(request, "_request", request)
+
+
+def name_of(request: Any, credentials: dict[str, Any] | None = None) -> str:
+    """Whose failure it is, as AXES_USERNAME_CALLABLE: a name may be longer than a record of it can hold."""
+    return str((credentials or own_request(request).POST).get("username"))[:LONGEST_NAME]
 
 
 def address_of(request: Any) -> str | None:

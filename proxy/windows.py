@@ -118,7 +118,7 @@ class Count:
     which so is not counted here.
     """
 
-    __slots__ = ("base", "buckets", "read_at", "since", "used", "window")
+    __slots__ = ("all_free_at", "base", "buckets", "drops_at", "read_at", "since", "used", "window")
 
     def __init__(self, window: Window) -> None:
         self.window = window
@@ -127,14 +127,20 @@ class Count:
         self.base = 0
         self.since = float("-inf")
         self.read_at = float("-inf")  # when `base` was
+        self.drops_at = 0  # when the oldest of it leaves the window
+        self.all_free_at = 0  # when the last of it does, if nothing more is used
 
     def drop_old(self, now: float) -> None:
+        if now < self.drops_at:
+            return
         oldest = self.window.oldest(now)
         while self.buckets and self.buckets[0][0] < oldest:
             self.used -= self.buckets.popleft()[1]
         if self.base and self.window.bucket(self.since) < oldest:
             self.used -= self.base
             self.base = 0
+        if self.buckets:
+            self.drops_at = self.window.leaves_at(self.buckets[0][0])
 
     def add(self, amount: int, now: float) -> None:
         """Count use at `now`. Where the clock stepped back, it counts in the last bucket."""
@@ -143,6 +149,9 @@ class Count:
             self.buckets[-1][1] += amount
         else:
             self.buckets.append([bucket, amount])
+            self.all_free_at = self.window.leaves_at(bucket)
+            if len(self.buckets) == 1:
+                self.drops_at = self.all_free_at
         self.used += amount
 
     def adjust(self, amount: int, at: float) -> None:
@@ -162,6 +171,7 @@ class Count:
         other = Count(self.window)
         other.buckets = deque([*bucket] for bucket in self.buckets)
         other.used = self.used - self.base
+        other.all_free_at = self.all_free_at
         return other
 
     def found(self, base: int, since: float, now: float) -> None:
@@ -171,11 +181,8 @@ class Count:
             self.used = self.base = 0
         self.used += base - self.base
         self.base, self.since, self.read_at = base, since, now
-
-    @property
-    def all_free_at(self) -> int:
-        """When the window is empty, if nothing more is used."""
-        return self.window.leaves_at(self.buckets[-1][0] if self.buckets else self.window.bucket(self.since))
+        self.drops_at = self.window.leaves_at(self.window.bucket(since))
+        self.all_free_at = max(self.all_free_at, self.drops_at)
 
     def frees_at(self, amount: int) -> int:
         """When `amount` of what is used now will have left the window. Asks for no more than `used`."""

@@ -67,18 +67,14 @@ class MemoryStore(Store):
             return Verdict(None, readings(counts, now), None, 1, stale=stale)
         tokens = granted(claim, counts)
         grant = Grant(claim, now, tokens, self.name_lease(claim, now, tokens))
-        self.record(grant)
+        self._charge(account, grant, counts)
         return Verdict(grant, readings(counts, now), stale=stale)
 
     def record(self, grant: Grant) -> None:
         """Charge a call that was admitted, here or elsewhere."""
         account = self._account(grant.claim.account)
-        for meter in grant.claim.meters:
-            if amount := grant.tokens if meter.counts_tokens else 1:
-                count = account.count(meter, grant.admitted_at)
-                count.add(amount, grant.admitted_at)
-                account.empty_at = max(account.empty_at, count.all_free_at)
-        account.running[grant.lease] = grant
+        counts = [(meter, account.count(meter, grant.admitted_at)) for meter in grant.claim.meters]
+        self._charge(account, grant, counts)
 
     def holds(self, grant: Grant) -> bool:
         account = self.accounts.get(grant.claim.account)
@@ -126,6 +122,15 @@ class MemoryStore(Store):
             copied.meters = {key: meter for key, meter in account.meters.items() if not meter.window.is_calendar}
             copied.counts = {key: account.counts[key].copy() for key in copied.meters}
         return part
+
+    @staticmethod
+    def _charge(account: Account, grant: Grant, counts: Counts) -> None:
+        for meter, count in counts:
+            if amount := grant.tokens if meter.counts_tokens else 1:
+                count.add(amount, grant.admitted_at)
+                if count.all_free_at > account.empty_at:
+                    account.empty_at = count.all_free_at
+        account.running[grant.lease] = grant
 
     def _account(self, name: str) -> Account:
         account = self.accounts.get(name)
