@@ -38,10 +38,10 @@ DAYS = {meter: 0 for meter in METERS if meter.window.is_calendar}
 
 
 @contextmanager
-def redis_server() -> Any:
+def redis_server(port: int = 0) -> Any:
     """A Redis of this run's own, on the other core. Gives its URL."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind(("127.0.0.1", port))
         port = probe.getsockname()[1]
     command = ["taskset", "-c", "1", "redis-server", "--port", str(port), "--save", "", "--appendonly", "no"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
