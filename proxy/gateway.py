@@ -104,7 +104,8 @@ def new_store() -> Store:
     STORE_UP.set(1)
     if not settings.REDIS_URL:
         return MemoryStore()
-    return GuardedStore(RedisStore(settings.REDIS_URL), settings.STORE_DOWN_POLICY, settings.WORKERS, STORE_UP.set)
+    shared = RedisStore(settings.REDIS_URL, joins=settings.LANES != "default")  # who admits no calls needs no share
+    return GuardedStore(shared, settings.STORE_DOWN_POLICY, settings.WORKERS, STORE_UP.set)
 
 
 def load_aliases() -> dict[str, str]:

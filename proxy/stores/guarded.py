@@ -10,14 +10,15 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple
 
 from accounts.errors import StoreUnavailable
 
-from . import Claim, Grant, Meter, Reading, Store, Verdict
+from . import Claim, Grant, Meter, Store, Verdict
 from .connection import StoreDown
-from .memory import Account, MemoryStore
-from .redis import Pulse, RedisStore, lease_of
+from .journal import Journal
+from .memory import MemoryStore
+from .redis import RedisStore, lease_of
+from .shares import Share, fits, whole
 
 logger = logging.getLogger(__name__)
 
@@ -25,33 +26,6 @@ BEAT = 0.5  # seconds between two heartbeats, and between two tries to reach Red
 RENEW_EVERY = 5.0  # seconds
 
 POLICIES = ("local", "deny", "allow")
-
-
-class Settlement(NamedTuple):
-    """What Redis was not told of a call that has ended."""
-
-    grant: Grant
-    tokens: int
-    requests: int
-
-
-class Parcel(NamedTuple):
-    """What Redis is to be told of one account. The mark keeps it from being added twice."""
-
-    name: str
-    account: Account
-    mark: str
-
-
-class Share(NamedTuple):
-    """A worker's part of every limit: the `rank`th of `workers`."""
-
-    workers: int
-    rank: int
-
-    def of(self, limit: int) -> int:
-        """As much as all others; the remainder goes to the first ones, one each."""
-        return limit // self.workers + (self.rank < limit % self.workers)
 
 
 class GuardedStore(Store):
@@ -66,16 +40,13 @@ class GuardedStore(Store):
         self.changed = changed
         self.is_up = False
         self.share = Share(workers, workers - 1)
-        self.mirror = self._new_memory()  # own grants, in whatever way they came about
-        self._unsent = self._new_memory()  # those that Redis does not know of
-        self._parcels: list[Parcel] = []  # the same, on its way, and no more to be changed
-        self._doubtful: list[Claim] = []  # those of which nobody knows whether Redis does
-        self._unsettled: list[Settlement] = []
+        self.mirror = MemoryStore(shared.clock, lease_of)  # own grants, in whatever way they came about
+        self.journal = Journal(shared)  # what Redis does not know of them
         self._epoch: str | None = None
-        self._sent = 0  # parcels
         self._renewed_at = 0.0
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._undoing: set[asyncio.Task[None]] = set()
 
     def clock(self) -> float:
         return self.shared.clock()
@@ -91,8 +62,12 @@ class GuardedStore(Store):
             try:
                 verdict = await self.shared.admit(claim)
             except StoreDown as exc:
-                self._doubtful.append(claim)
+                self.journal.doubted(claim)
                 self._down(exc)
+            except asyncio.CancelledError:  # the client has left, and Redis may admit its call
+                self._undoing.add(task := asyncio.create_task(self._undo(claim), name="store"))
+                task.add_done_callback(self._undoing.discard)
+                raise
             else:
                 if verdict.grant:
                     self.mirror.record(verdict.grant)
@@ -101,14 +76,12 @@ class GuardedStore(Store):
 
     async def settle(self, grant: Grant, tokens: int, requests: int = 1) -> bool:
         await self.mirror.settle(grant, tokens, requests)
-        if self._unsent.holds(grant):
-            return await self._unsent.settle(grant, tokens, requests)
-        if self.is_up:
+        if self.is_up and not self.journal.holds(grant):
             try:
                 return await self.shared.settle(grant, tokens, requests)
             except StoreDown as exc:
                 self._down(exc)
-        self._unsettled.append(Settlement(grant, tokens, requests))
+        await self.journal.settled(grant, tokens, requests)
         return True
 
     async def found(self, account: str, uses: Mapping[Meter, int], since: float | None = None) -> None:
@@ -128,6 +101,12 @@ class GuardedStore(Store):
             raise StoreUnavailable
         return await self.mirror.read(account, meters)
 
+    async def _undo(self, claim: Claim) -> None:
+        try:
+            await self.shared.cancel(claim)
+        except StoreDown:
+            self.journal.doubted(claim)
+
     # -- alone ---------------------------------------------------------------------------------------------------
 
     async def _admit_alone(self, claim: Claim) -> Verdict:
@@ -141,7 +120,7 @@ class GuardedStore(Store):
         else:
             verdict = await self._admit_share(claim)
         if verdict.grant:
-            self._unsent.record(verdict.grant)
+            self.journal.granted(verdict.grant)
         return verdict
 
     async def _admit_share(self, claim: Claim) -> Verdict:
@@ -162,13 +141,9 @@ class GuardedStore(Store):
         )
 
     def _shared(self, account: str, meter: Meter) -> Meter:
-        """A meter with this worker's share of its limit or, of a day or month, of what was left of it."""
-        if meter.limit is None:
-            return meter
         held = self.mirror.accounts.get(account)
         count = held.counts.get(meter.name) if held else None
-        used = min(count.base, meter.limit) if count else 0
-        return meter._replace(limit=used + self.share.of(meter.limit - used))
+        return self.share.of_meter(meter, count.base if count else 0)
 
     # -- there and gone ------------------------------------------------------------------------------------------
 
@@ -208,7 +183,8 @@ class GuardedStore(Store):
             pulse = await self.shared.beat()
             if pulse.epoch != self._epoch:
                 self._lose(pulse.epoch)
-            self.share = share_of(pulse, self.shared.worker)
+            if self.shared.worker in pulse.workers:
+                self.share = Share(len(pulse.workers), pulse.workers.index(self.shared.worker))
             if not self.is_up:
                 await self._recover()
             await self._renew()
@@ -238,55 +214,11 @@ class GuardedStore(Store):
             logger.warning("Redis has lost what it counted, and is told again.")
             self.is_up = False
         self._epoch = epoch
-        self._doubtful.clear()
-        self._unsettled.clear()
-        self._parcels.clear()
-        self._unsent = self.mirror.sliding_part()
+        self.journal.begin_anew(self.mirror)
 
     async def _recover(self) -> None:
-        """Tell Redis what it does not know, until there is nothing left, and then trust it."""
-        while self._doubtful or self._unsettled or self._parcels or self._unsent.accounts:
-            self._pack()
-            while self._doubtful:
-                await self.shared.cancel(self._doubtful[-1])
-                self._doubtful.pop()
-            while self._parcels:
-                await self._send(self._parcels[-1])
-                self._parcels.pop()
-            while self._unsettled:
-                await self.shared.settle(*self._unsettled[-1])
-                self._unsettled.pop()
+        """Tell Redis what it does not know, and then trust it."""
+        await self.journal.send()
         self.is_up = True
         logger.warning("Redis counts the limits, of %d workers together.", self.share.workers)
         self.changed(True)
-
-    def _pack(self) -> None:
-        """Take what is unsent on its way: what comes now is for the next round."""
-        unsent, self._unsent = self._unsent, self._new_memory()
-        for name, account in unsent.accounts.items():
-            self._sent += 1
-            self._parcels.append(Parcel(name, account, f"{self.shared.worker}:{self._sent}"))
-
-    async def _send(self, parcel: Parcel) -> None:
-        account = parcel.account
-        counts = {account.meters[name]: count for name, count in account.counts.items()}
-        await self.shared.add(parcel.name, counts, tuple(account.running), parcel.mark)
-
-    def _new_memory(self) -> MemoryStore:
-        return MemoryStore(self.clock, lease_of)
-
-
-def share_of(pulse: Pulse, worker: str) -> Share:
-    return Share(len(pulse.workers), pulse.workers.index(worker))
-
-
-def fits(claim: Claim, meter: Meter) -> bool:
-    """Whether a call could ever be admitted by a meter."""
-    return meter.limit is None or (claim.least if meter.counts_tokens else 1) <= meter.limit
-
-
-def whole(reading: Reading, meter: Meter) -> Reading:
-    """A reading of a share, told of the meter that it is a share of: what remains is what this worker may give."""
-    if meter.limit is None or reading.remaining is None:
-        return reading
-    return Reading(meter, meter.limit - reading.remaining, reading.resets_in)

@@ -65,13 +65,21 @@ class Pulse(NamedTuple):
 class RedisStore(Store):
     """A Store in Redis. Whatever keeps it from answering is StoreDown. Its clock is Redis's, as far as it is known.
 
-    With a `clock` it goes by that, for tests.
+    One that `joins` is a worker among others. With a `clock` it goes by that, for tests.
     """
 
-    def __init__(self, url: str, prefix: str = "llmgateway", clock: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        prefix: str = "llmgateway",
+        clock: Callable[[], float] | None = None,
+        *,
+        joins: bool = True,
+    ) -> None:
         self.url = url
         self.prefix = prefix
         self.worker = f"{time.time_ns():x}-{secrets.token_hex(4)}"
+        self.joins = joins
         self.skew = 0.0  # seconds that Redis's clock is ahead of this machine's
         self._clock = clock
         self._connection: Connection | None = None
@@ -140,9 +148,9 @@ class RedisStore(Store):
     # -- workers -------------------------------------------------------------------------------------------------
 
     async def beat(self) -> Pulse:
-        """Say that this worker is alive, and hear who else is."""
+        """Say that this worker is alive, if it is one, and hear who is."""
         tag = f"{self.prefix}:{{workers}}"
-        said = (self.worker, ALIVE, secrets.token_hex(8))
+        said = (self.worker if self.joins else "", ALIVE, secrets.token_hex(8))
         began = time.time()
         now, epoch, workers = await self._run(BEAT, (f"{tag}:alive", f"{tag}:epoch"), *said)
         self.skew = now / SECOND - (began + time.time()) / 2

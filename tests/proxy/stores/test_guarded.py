@@ -8,8 +8,9 @@ import pytest
 
 from accounts.errors import StoreUnavailable
 from proxy.stores import Lost
-from proxy.stores.guarded import GuardedStore, Share
+from proxy.stores.guarded import GuardedStore
 from proxy.stores.redis import RedisStore
+from proxy.stores.shares import Share
 from tests.servers import OwnRedis, wait_until_async
 
 from .test_contract import claim, meter, tokens
@@ -282,6 +283,41 @@ def test_each_change_is_logged_once(redis, caplog):
     with caplog.at_level(logging.INFO, "proxy.stores.guarded"):
         asyncio.run(main())
     assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR", "WARNING", "WARNING"]
+
+
+@pytest.mark.parametrize("fault", ["none", "freeze"])
+def test_a_call_whose_client_leaves_while_it_is_admitted_costs_nothing(redis, fault):
+    async def main():
+        workers = Workers(redis)
+        async with workers as (store,):
+            if fault == "freeze":
+                redis.freeze()
+            leaving = asyncio.create_task(store.admit(claim(meter(10), tokens(1000), least=100, max_concurrent=1)))
+            await asyncio.sleep(0)
+            leaving.cancel()
+            await asyncio.wait({leaving})
+            if fault == "freeze":
+                await workers.down()
+                redis.thaw()
+                await workers.up()
+            await wait_until_async(lambda: not store._undoing, "it is undone")
+            return await used(store, meter(10), tokens(1000)), await admitted(store, [], 1, max_concurrent=1)
+
+    assert asyncio.run(main()) == ([0, 0], 1)
+
+
+def test_a_process_that_admits_no_calls_takes_no_share(redis):
+    async def main():
+        workers = Workers(redis)
+        async with workers as (store,):
+            shows = GuardedStore(RedisStore(redis.url, joins=False), "local", 1, lambda is_up: None)
+            await shows.start()
+            await store._turn()
+            share, used_there = store.share, await used(shows, meter(10))
+            await shows.stop()
+            return share, used_there
+
+    assert asyncio.run(main()) == (Share(1, 0), [0])
 
 
 # -- workers -------------------------------------------------------------------------------------------------------
