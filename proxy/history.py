@@ -45,17 +45,21 @@ class History:
         """What was used of each meter's day or month up to `end`. Raises StoreUnavailable without a ledger."""
         try:
             async with asyncio.timeout(PATIENCE):
-                return await asyncio.wrap_future(self._reader.submit(used, user_id, meters, now, end))
+                return await asyncio.wrap_future(self._reader.submit(read, user_id, meters, now, end))
         except Exception as exc:
             logger.error("The ledger cannot be read. %s", exc)
             raise StoreUnavailable("What this account has used cannot be looked up. Try again shortly.") from exc
 
 
-def used(user_id: int, meters: Sequence[Meter], now: float, end: float | None = None) -> dict[Meter, int]:
-    """The same, on the calling thread."""
-    spans = {meter: Span(meter.window.bucket(now), end) for meter in meters}
+def read(user_id: int, meters: Sequence[Meter], now: float, end: float | None) -> dict[Meter, int]:
+    """The same, on the reader's thread."""
     with fresh_connection():
-        rows = sums(user_id, set(spans.values()))
+        return used(user_id, meters, now, end)
+
+
+def used(user_id: int, meters: Sequence[Meter], now: float, end: float | None = None) -> dict[Meter, int]:
+    spans = {meter: Span(meter.window.bucket(now), end) for meter in meters}
+    rows = sums(user_id, set(spans.values()))
     return {meter: total(meter, span, rows) for meter, span in spans.items()}
 
 
