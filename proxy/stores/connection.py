@@ -17,6 +17,9 @@ TIMEOUT = 0.4  # seconds that Redis has to connect, and to answer
 GRACE = 0.02  # seconds that a reply may have been waiting for this process, not this process for it
 
 
+Refused = hiredis.ReplyError  # what Redis says no with
+
+
 class StoreDown(Exception):
     """Redis does not answer, or says that it cannot."""
 
@@ -38,7 +41,7 @@ class Connection(asyncio.Protocol):
         self._watch: asyncio.TimerHandle | None = None
 
     def send(self, *words: Any) -> "asyncio.Future[Any]":
-        """Send a command. Its reply comes as the future's result; what Redis refuses, as a hiredis.ReplyError.
+        """Send a command. Its reply comes as the future's result; what Redis refuses, as Refused.
 
         Raises StoreDown, now or from the future.
         """
@@ -119,7 +122,7 @@ async def connect(url: str) -> Connection:
                 _, connection = await loop.create_connection(Connection, *address, ssl=encryption(options))
             await asyncio.gather(*(connection.send(*words) for words in greeting(options)))
             return connection
-    except (OSError, TimeoutError, StoreDown, hiredis.ReplyError) as exc:
+    except (OSError, TimeoutError, StoreDown, Refused) as exc:
         if connection is not None:
             connection.close()
         raise StoreDown(f"{type(exc).__name__}: {exc}") from exc

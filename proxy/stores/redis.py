@@ -13,13 +13,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import hiredis
 import orjson
 
 from proxy.windows import Count, Sliding, edges
 
 from . import Claim, Grant, Lost, Meter, Reading, Store, Verdict, is_stale
-from .connection import Connection, StoreDown, connect
+from .connection import Connection, Refused, StoreDown, connect
 
 SECOND = 1_000_000  # of the scripts' microseconds
 LEASE = 15  # seconds until a lease lapses that is not renewed
@@ -96,7 +95,7 @@ class RedisStore(Store):
         self._connection = await connect(self.url)
         try:
             await asyncio.gather(*(self._connection.send(b"SCRIPT", b"LOAD", script.text) for script in SCRIPTS))
-        except hiredis.ReplyError as exc:
+        except Refused as exc:
             raise StoreDown(str(exc)) from exc
 
     async def stop(self) -> None:
@@ -181,7 +180,7 @@ class RedisStore(Store):
         rest = (len(keys), *keys, now, *args)
         try:
             return await self._send(b"EVALSHA", script.sha, *rest)
-        except hiredis.ReplyError as exc:
+        except Refused as exc:
             if not str(exc).startswith("NOSCRIPT"):
                 raise StoreDown(str(exc)) from exc
         return await self._command(b"EVAL", script.text, *rest)
@@ -189,7 +188,7 @@ class RedisStore(Store):
     async def _command(self, *words: Any) -> Any:
         try:
             return await self._send(*words)
-        except hiredis.ReplyError as exc:  # it loads, is full, is a replica, ...
+        except Refused as exc:  # it loads, is full, is a replica, ...
             raise StoreDown(str(exc)) from exc
 
     def _send(self, *words: Any) -> "asyncio.Future[Any]":
