@@ -13,9 +13,10 @@ from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils import timezone
-from django.utils.html import format_html_join
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from .errors import StoreUnavailable
 from .models import ApiKey, Quota, Tier, User
 from .tokens import ApiKeyToken
 from .usage import usage_reader
@@ -109,7 +110,10 @@ class UserAdmin(DjangoUserAdmin):
     def used(self, user: User) -> SafeString | None:
         if user.pk is None:
             return None
-        rows = usage_reader().remaining(user.pk, user.tier_id)
+        try:
+            rows = usage_reader().remaining(user.pk, user.tier_id)
+        except StoreUnavailable:
+            return format_html("{}", "not known at the moment")
         lines = ((row.used, "∞" if row.limit is None else row.limit, row.metric, row.window, row.model) for row in rows)
         return format_html_join(SafeString("<br>"), NO_WRAP, lines) or None
 

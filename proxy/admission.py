@@ -1,10 +1,11 @@
 """From policies to a claim, from a claim to a verdict of the store, and from that to the answer of a refusal."""
 
 import asyncio
-import json
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
+
+import orjson
 
 from accounts.callers import Caller, Limit, Policies
 from accounts.errors import GatewayError, StoreUnavailable
@@ -37,7 +38,8 @@ class Admission:
         """Raises StoreUnavailable where the store, or the ledger that it asks for, is out of reach."""
         verdict = await self._answered(claim.account, user_id, lambda: self.store.admit(claim))
         if verdict.stale and claim.account not in self._telling:
-            self._tell(claim.account, user_id, [meter for meter, _ in verdict.stale], verdict.stale[0][1])
+            since = verdict.stale[0][1]
+            self._tell(claim.account, user_id, [meter for meter, began in verdict.stale if began == since], since)
         return verdict
 
     async def settle(self, grant: Grant, tokens: int) -> bool:
@@ -113,7 +115,7 @@ def granted_length(ask: Ask, grant: Grant) -> int | None:
 
 def lease_of(facts: dict[str, Any]) -> str:
     """The name of a call's lease: what a row of the ledger needs, for whoever finds the lease when its holder died."""
-    return json.dumps(facts, separators=(",", ":"))
+    return orjson.dumps(facts).decode()
 
 
 # -- refusals ------------------------------------------------------------------------------------------------------

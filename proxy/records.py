@@ -1,12 +1,13 @@
 """What is known of one admitted call, gathered while it runs, and settled once when it has ended."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from time import perf_counter
 from typing import Any, Protocol
+
+import orjson
 
 from accounts.callers import Caller
 from accounts.errors import GatewayError
@@ -122,7 +123,7 @@ class Record:
 
 def lost_row(lost: Lost) -> Row:
     """The fields of a UsageRecord for a call whose holder died, from its lease: what was reserved counts as used."""
-    facts = json.loads(lost.lease)
+    facts = orjson.loads(lost.lease)
     prompt = min(facts.pop("prompt"), lost.tokens)
     return {
         **facts,

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 DEFAULT_LENGTH = 512  # tokens of an answer whose caller, tier and model set no limit
+LONGEST_TOKEN = 16  # bytes: a text has hardly fewer tokens than that makes of it
 
 
 class Ask(NamedTuple):
@@ -39,6 +40,10 @@ class Ask(NamedTuple):
         if self.choices:
             shortest = min([shortest, *((limit - self.prompt) // self.choices for limit in limits)])
         return self.prompt + self.choices * max(1, shortest)
+
+    def may_fit(self, room: int, shortest: int) -> bool:
+        """Whether the call, with answers of `shortest` tokens, may need no more than `room`, were its prompt counted."""
+        return self.prompt // LONGEST_TOKEN + self.choices * shortest <= room
 
     def length_of(self, tokens: int) -> int:
         """How long each answer may be where so many tokens are reserved."""

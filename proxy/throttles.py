@@ -8,11 +8,12 @@ from rest_framework.throttling import BaseThrottle
 from rest_framework.views import APIView
 
 from accounts.callers import Caller, Policies
+from accounts.errors import StoreUnavailable
 
 from .admission import claim_of, refusal_reason
 from .gateway import gateway
 from .metrics import REJECTIONS
-from .reservations import Ask
+from .reservations import DEFAULT_LENGTH, Ask
 from .stores import Verdict
 
 
@@ -46,13 +47,17 @@ class TierThrottle(BaseThrottle):
 
     async def admit(self, caller: Caller, view: Any, policies: Policies) -> Verdict:
         """Raises StoreUnavailable where it cannot be decided."""
-        verdict = await self._asked(caller, view, policies)
-        count_prompt = getattr(view, "count_prompt", None)
-        if verdict.refused_by and verdict.refused_by.counts_tokens and count_prompt and await count_prompt():
+        tier = policies.tiers[caller.tier_id].name
+        try:
             verdict = await self._asked(caller, view, policies)
+            if counting_may_help(verdict, view) and await view.count_prompt():
+                verdict = await self._asked(caller, view, policies)
+        except StoreUnavailable:
+            REJECTIONS.labels("store", tier).inc()
+            raise
         if not verdict.admitted:
             reason = refusal_reason(verdict)
-            REJECTIONS.labels(reason, policies.tiers[caller.tier_id].name).inc()
+            REJECTIONS.labels(reason, tier).inc()
             gateway().ledger.add_refusal(caller.user_id, reason)
         return verdict
 
@@ -60,3 +65,15 @@ class TierThrottle(BaseThrottle):
         ask, lease = getattr(view, "ask", Ask()), getattr(view, "lease", None) or uuid.uuid4().hex
         claim = claim_of(caller, getattr(view, "model", ""), policies, lease, ask)
         return await gateway().admission.admit(claim, caller.user_id)
+
+
+def counting_may_help(verdict: Verdict, view: Any) -> bool:
+    """Whether a call that its prompt's bound kept out might fit if the prompt were counted."""
+    meter = verdict.refused_by
+    if meter is None or meter.limit is None or not meter.counts_tokens or not hasattr(view, "count_prompt"):
+        return False
+    ask: Ask = view.ask
+    if verdict.retry_after is None:  # by its bound it would never fit
+        return ask.may_fit(meter.limit, 1)
+    room = next(each.remaining or 0 for each in verdict.readings if each.meter == meter)
+    return ask.may_fit(room, min(ask.wanted, DEFAULT_LENGTH))

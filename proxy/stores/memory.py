@@ -4,10 +4,13 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 
 from proxy.windows import Count
 
 from . import Claim, Grant, Meter, Reading, Store, Verdict, is_stale
+
+LOOKED_AT = 2  # accounts, for each that is new
 
 Counts = list[tuple[Meter, Count]]
 NameLease = Callable[[Claim, float, int], str]
@@ -46,7 +49,7 @@ class MemoryStore(Store):
     def __init__(self, clock: Callable[[], float] = time.time, name_lease: NameLease = as_asked) -> None:
         self.clock = clock
         self.name_lease = name_lease
-        self.accounts: OrderedDict[str, Account] = OrderedDict()  # least recently used first
+        self.accounts: OrderedDict[str, Account] = OrderedDict()  # those that were not looked at for longest first
 
     async def start(self) -> None:
         """Nothing to be reached."""
@@ -137,20 +140,17 @@ class MemoryStore(Store):
         if account is None:
             self._forget_idle()
             account = self.accounts[name] = Account()
-        else:
-            self.accounts.move_to_end(name)
         return account
 
     def _forget_idle(self) -> None:
-        """Drop one account that nothing is known of any more: as many leave as come."""
-        name = next(iter(self.accounts), None)
-        if name is None:
-            return
-        account = self.accounts[name]
-        if account.running:
-            self.accounts.move_to_end(name)
-        elif account.empty_at <= self.clock():
-            del self.accounts[name]
+        """Look at the next accounts in turn, and drop those that nothing is known of any more: more leave than come."""
+        now = self.clock()
+        for name in list(islice(self.accounts, LOOKED_AT)):
+            account = self.accounts[name]
+            if account.running or account.empty_at > now:
+                self.accounts.move_to_end(name)
+            else:
+                del self.accounts[name]
 
 
 def unread_of(counts: Counts) -> tuple[Meter, ...]:

@@ -70,3 +70,10 @@ def test_what_is_granted_is_never_overdrawn(prompt, choices, length, limit):
         assert least <= granted
     else:
         assert prompt + choices > limit
+
+
+@pytest.mark.parametrize(
+    ("prompt", "room", "may"), [(1600, 200, True), (1600, 199, False), (0, 100, True), (0, 99, False)]
+)
+def test_a_prompt_is_worth_counting_where_it_may_be_a_sixteenth_of_its_bound(prompt, room, may):
+    assert Ask(prompt, choices=2, length=50).may_fit(room, 50) is may
