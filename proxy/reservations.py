@@ -42,7 +42,7 @@ class Ask(NamedTuple):
         return self.prompt + self.choices * max(1, shortest)
 
     def may_fit(self, room: int, shortest: int) -> bool:
-        """Whether the call, with answers of `shortest` tokens, may need no more than `room`, were its prompt counted."""
+        """Whether the call, with answers of `shortest` tokens, might need no more than `room`, were it counted."""
         return self.prompt // LONGEST_TOKEN + self.choices * shortest <= room
 
     def length_of(self, tokens: int) -> int:

@@ -22,7 +22,7 @@ def listens(port: int) -> bool:
 
 def run(title: str, *options: str, **env: str) -> int:
     print(f"== {title}", flush=True)
-    command = [sys.executable, "-m", "pytest", *options, *sys.argv[1:]]
+    command = [sys.executable, "-m", "pytest", "-rs", *options, *sys.argv[1:]]
     return subprocess.run(command, cwd=Path(__file__).parent.parent, env={**os.environ, **env}).returncode
 
 

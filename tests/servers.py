@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import pytest
 import uvicorn
 import uvloop
 from django.conf import settings
@@ -31,6 +33,11 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def leave_out(reason: str) -> None:
+    """Skip a test that lacks a service, or fail it where none may be missing."""
+    (pytest.fail if os.environ.get("REQUIRE_SERVICES") == "1" else pytest.skip)(reason)
 
 
 def is_listening(url: str) -> bool:
@@ -88,6 +95,8 @@ class OwnRedis:
         self._process.send_signal(signal.SIGCONT)
 
     def __enter__(self) -> "OwnRedis":
+        if shutil.which("redis-server") is None:
+            leave_out("redis-server is not installed (on Debian: apt-get install redis-server).")
         self.start()
         return self
 

@@ -151,6 +151,42 @@ def test_a_change_holds_within_5_seconds_after_postgresql_was_restarted(workers)
     wait_until(lambda: all(call(worker, grace).status_code == 429 for worker in workers), "it holds", within=5)
 
 
+# -- without Redis -------------------------------------------------------------------------------------------------
+
+
+def metric(worker, name):
+    lines = httpx.get(f"{worker.url}/metrics").text.splitlines()
+    return [line.split()[1] for line in lines if line.split()[0] == name]
+
+
+def ready(worker):
+    return httpx.get(f"{worker.url}/health/ready").status_code
+
+
+@pytest.mark.parametrize(
+    ("policy", "statuses", "is_ready"),
+    [("local", [200] * 3 + [429], 200), ("deny", [503] * 4, 503), ("allow", [200] * 4, 200)],
+)
+def test_without_redis_it_goes_by_its_policy_and_comes_back(live, llama, policy, statuses, is_ready):
+    grace = person("grace", new_tier(requests_a_minute=5))
+    with OwnRedis() as own, Worker(llama, REDIS_URL=own.url, STORE_DOWN_POLICY=policy) as worker:
+        assert metric(worker, "api_store_up") == ["1.0"]
+        assert [call(worker, grace, max_tokens=1).status_code for _ in range(2)] == [200, 200]
+        own.kill()
+        wait_until(lambda: metric(worker, "api_store_up") == ["0.0"], "it is noticed", within=1)
+        responses = [call(worker, grace, max_tokens=1) for _ in range(4)]
+        assert [response.status_code for response in responses] == statuses
+        assert ready(worker) == is_ready
+        if policy == "deny":
+            assert responses[0].json()["error"]["code"] == "store_unavailable"
+            assert responses[0].headers["retry-after"] == "1"
+            assert metric(worker, f'api_rejections_total{{reason="store",tier="{grace.user.tier.name}"}}') == ["4.0"]
+        own.start()
+        wait_until(lambda: metric(worker, "api_store_up") == ["1.0"], "it is back", within=2)
+        assert left(models(worker, grace)) == max(0, 5 - 2 - statuses.count(200) - 1)
+        assert ready(worker) == 200
+
+
 # -- a worker that dies --------------------------------------------------------------------------------------------
 
 
