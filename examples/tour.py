@@ -125,6 +125,7 @@ def limits(tour: Tour, token: str) -> None:
     tour.expect("the last of 12 calls", (429, "rate_limit_exceeded"), code_of(refused))
     tour.expect("it says when to come back", True, 0 < int(refused.headers["Retry-After"]) <= 61)
     tour.expect("what remains", "0", refused.headers["x-ratelimit-remaining-requests"])
+    tour.expect("in the standard's words, too", '"requests-minute";r=0', refused.headers["RateLimit"].split(";t=")[0])
 
 
 def errors(tour: Tour, token: str) -> None:

@@ -1,5 +1,6 @@
 """What is known of one admitted call, gathered while it runs, and settled once when it has ended."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +18,8 @@ from .metrics import FIRST_TOKEN, TOKENS
 from .readers import Reader
 from .stores import Grant, Lost
 from .usage import NOTHING_KNOWN, Usage
+
+logger = logging.getLogger(__name__)
 
 CLIENT_LEFT = 499  # nginx's number for a request whose client left before it was answered
 LOST = 500
@@ -86,7 +89,12 @@ class Record:
             completion.inc(usage.completion)
         if self.first_token_at is not None:
             first_token.observe(self.first_token_at - self.began)
-        if await admission.settle(self.grant, usage.total):
+        is_lost = False
+        try:
+            is_lost = not await admission.settle(self.grant, usage.total)
+        except Exception:  # whatever is wrong with the store, the row is not to be lost
+            logger.exception("A call could not be settled: %s", self.request_id)
+        if not is_lost:
             keep(self.row(usage))
 
     @property

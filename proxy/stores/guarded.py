@@ -2,8 +2,8 @@
 
 Every worker mirrors its own grants, and knows from heartbeats how many workers there are. Without Redis it goes by
 STORE_DOWN_POLICY: `local` gives each worker its share of every limit, `allow` admits everybody, `deny` nobody. Once
-Redis answers again it is first told what it missed: from the memory that it had, what was admitted meanwhile; a new
-memory, all that the mirrors hold. Days and months it reads from the ledger then.
+Redis answers again it is first told what it missed: one that kept its memory, what was admitted meanwhile; a new
+memory, all that the mirrors hold. Days and months are read from the ledger again.
 """
 
 import asyncio
@@ -181,8 +181,9 @@ class GuardedStore(Store):
             if not self.shared.is_open:
                 await self.shared.start()
             pulse = await self.shared.beat()
-            if pulse.epoch != self._epoch:
-                self._lose(pulse.epoch)
+            if pulse.epoch != self._epoch and self._epoch is not None:
+                self._lose()
+            self._epoch = pulse.epoch
             if self.shared.worker in pulse.workers:
                 self.share = Share(len(pulse.workers), pulse.workers.index(self.shared.worker))
             if not self.is_up:
@@ -208,17 +209,16 @@ class GuardedStore(Store):
             self.changed(False)
             self._wake.set()
 
-    def _lose(self, epoch: str) -> None:
-        """Redis has another memory: all that it knew of this worker is what the mirror holds."""
-        if self._epoch is not None:
-            logger.warning("Redis has lost what it counted, and is told again.")
-            self.is_up = False
-        self._epoch = epoch
+    def _lose(self) -> None:
+        """Redis has another memory: what it knew of this worker is what the mirror holds."""
+        logger.warning("Redis has lost what it counted, and is told again.")
+        self.is_up = False
         self.journal.begin_anew(self.mirror)
 
     async def _recover(self) -> None:
         """Tell Redis what it does not know, and then trust it."""
         await self.journal.send()
         self.is_up = True
-        logger.warning("Redis counts the limits, of %d workers together.", self.share.workers)
+        level = logging.WARNING if self._task else logging.INFO  # a start is no news
+        logger.log(level, "Redis counts the limits, of %d workers together.", self.share.workers)
         self.changed(True)

@@ -54,11 +54,11 @@ class Journal:
         return self._unsent.holds(grant)
 
     def begin_anew(self, mirror: MemoryStore) -> None:
-        """Redis has another memory: it is to be told all that the mirror holds, but for what the ledger will tell."""
+        """Redis has another memory: it is to be told all that the mirror holds."""
         self._doubtful.clear()
         self._settlements.clear()
         self._parcels.clear()
-        self._unsent = mirror.sliding_part()
+        self._unsent = mirror.copy()
 
     async def send(self) -> None:
         """Tell Redis, until there is nothing left to tell. Raises StoreDown; what was not told is kept."""

@@ -116,15 +116,15 @@ class MemoryStore(Store):
             for count in account.counts.values():
                 count.since = float("-inf")
 
-    def sliding_part(self) -> "MemoryStore":
-        """A copy without days and months."""
-        part = MemoryStore(self.clock, self.name_lease)
+    def copy(self) -> "MemoryStore":
+        """The same, of what was counted here."""
+        other = MemoryStore(self.clock, self.name_lease)
         for name, account in self.accounts.items():
-            copied = part._account(name)
+            copied = other.accounts[name] = Account()
             copied.running = dict(account.running)
-            copied.meters = {key: meter for key, meter in account.meters.items() if not meter.window.is_calendar}
-            copied.counts = {key: account.counts[key].copy() for key in copied.meters}
-        return part
+            copied.meters = dict(account.meters)
+            copied.counts = {key: count.copy() for key, count in account.counts.items()}
+        return other
 
     @staticmethod
     def _charge(account: Account, grant: Grant, counts: Counts) -> None:

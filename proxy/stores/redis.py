@@ -165,7 +165,10 @@ class RedisStore(Store):
         await asyncio.gather(*(self._run(RENEW, (key,), LEASE, *held) for key, held in keys if held))
 
     async def add(self, account: str, counts: Mapping[Meter, Count], leases: Sequence[str], mark: str) -> None:
-        """Add what was counted and admitted elsewhere. A second time with the same mark does nothing."""
+        """Add what was counted and admitted elsewhere. A second time with the same mark does nothing.
+
+        Days and months are not added but forgotten: the ledger has them.
+        """
         meters = tuple(counts)
         keys = self._keys(account, meters)
         buckets = orjson.dumps([[n for bucket in count.buckets for n in bucket] for count in counts.values()])

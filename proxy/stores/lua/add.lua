@@ -1,4 +1,5 @@
 -- Add what a worker counted and admitted while the store was out of reach. Once: a second time it does nothing.
+-- Of calendar meters nothing is added: they are forgotten, so that the ledger is read for them, which has it all.
 -- KEYS: leases, a mark that it was done, meters.
 -- ARGV: now, seconds of a lease, plans, buckets of each meter as {bucket, used, ...}, leases.
 
@@ -6,6 +7,7 @@ if not redis.call('SET', KEYS[2], 1, 'NX', 'EX', 3600) then return 0 end
 local now = clock(ARGV[1])
 local counted = cjson.decode(ARGV[4])
 for i, meter in ipairs(read_meters(3, ARGV[3], now)) do
+  if meter.edges then redis.call('DEL', meter.key) end
   local used, names = {}, {}
   for _, bucket in ipairs(meter.buckets) do used[bucket[1]] = bucket[2] end
   for j = 1, #counted[i], 2 do
@@ -15,7 +17,7 @@ for i, meter in ipairs(read_meters(3, ARGV[3], now)) do
   table.sort(names)
   meter.buckets = {}
   for _, bucket in ipairs(names) do table.insert(meter.buckets, {bucket, used[bucket]}) end
-  if #names > 0 then write_meter(meter, now) end
+  if #names > 0 and not meter.edges then write_meter(meter, now) end
 end
 for i = 5, #ARGV do
   redis.call('ZADD', KEYS[1], now + ARGV[2] * SECOND, ARGV[i])
