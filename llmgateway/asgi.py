@@ -56,7 +56,8 @@ class Lanes:
     async def live(self, receive: Any, send: Any) -> None:
         """The ASGI lifespan: check the settings, start, wait for the end, stop."""
         await receive()
-        found = run_checks() + await asyncio.to_thread(run_checks, tags=[Tags.database], databases=["default"])
+        checks = run_checks() + await asyncio.to_thread(run_checks, tags=[Tags.database], databases=["default"])
+        found = [check for check in checks if not check.is_silenced()]
         for check in found:
             logger.warning("%s", check)
         if errors := [check for check in found if check.level >= ERROR]:
