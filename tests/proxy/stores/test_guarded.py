@@ -11,6 +11,7 @@ from proxy.stores import Lost
 from proxy.stores.guarded import GuardedStore
 from proxy.stores.redis import RedisStore
 from proxy.stores.shares import Share
+from proxy.windows import Count
 from tests.servers import OwnRedis, wait_until_async
 
 from .test_contract import claim, meter, tokens
@@ -412,3 +413,12 @@ def test_every_key_has_a_time_to_live(redis_store):
 def test_scripts_that_redis_has_forgotten_are_sent_again(redis_store):
     redis_store.run(redis_store.store._command("SCRIPT", "FLUSH"))
     assert redis_store.admit(claim(meter(5))).admitted
+
+
+def test_what_is_told_twice_is_added_once(redis_store):
+    limited = meter(9)
+    count = Count(limited.window)
+    count.add(3, redis_store.now)
+    for _ in range(2):
+        redis_store.run(redis_store.store.add("user:1", {limited: count}, ["a lease"], "its mark"))
+    assert redis_store.read("user:1", [limited]).readings[0].used == 3
