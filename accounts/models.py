@@ -111,7 +111,12 @@ class Quota(models.Model):
 
     tier = models.ForeignKey(Tier, on_delete=models.CASCADE, null=True, blank=True, related_name="quotas")
     user = models.ForeignKey(User, on_delete=models.CASCADE, null=True, blank=True, related_name="quotas")
-    metric = models.CharField(max_length=16, choices=Metric, default=Metric.REQUESTS)
+    metric = models.CharField(
+        max_length=16,
+        choices=Metric,
+        default=Metric.REQUESTS,
+        help_text="Tokens are those of prompt and answer together.",
+    )
     window = models.CharField(
         max_length=16,
         choices=Window,

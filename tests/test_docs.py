@@ -94,7 +94,8 @@ def test_imports_go_down_only(path):
 
 PURE = [
     "windows", "calls", "events", "folding", "errors", "endings", "schemas", "fields", "contents", "endpoints",
-    "envelopes", "refusals", "usage", "reservations", "rates", "bounds", "stores/__init__", "stores/shares",
+    "envelopes", "refusals", "usage", "reservations", "rates", "bounds",
+    "stores/__init__", "stores/shares", "stores/wire",
     *(f"readers/{each}" for each in ("__init__", "choices", "messages", "responses")),
 ]  # fmt: skip
 

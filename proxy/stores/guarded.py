@@ -17,8 +17,9 @@ from . import Claim, Grant, Meter, Store, Verdict
 from .connection import StoreDown
 from .journal import Journal
 from .memory import MemoryStore
-from .redis import RedisStore, lease_of
+from .redis import RedisStore
 from .shares import Share, fits, whole
+from .wire import lease_of
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 from . import Claim, Grant
 from .memory import Account, MemoryStore
-from .redis import RedisStore, lease_of
+from .redis import RedisStore
+from .wire import lease_of
 
 
 class Settlement(NamedTuple):
