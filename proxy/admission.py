@@ -19,11 +19,11 @@ from .windows import WINDOWS
 
 logger = logging.getLogger(__name__)
 
-TRIES = 3  # times that a store is told what it asks for
+TRIES = 5  # times that a store is asked, and learns what it needs to know
 
 
 class Admission:
-    """Admits calls and settles them, by a store that may have to be told what the ledger knows.
+    """Admits calls and settles them, by a store that may have to learn what the ledger knows.
 
     `lost` takes the calls whose holder died.
     """
@@ -32,49 +32,62 @@ class Admission:
         self.store = store
         self.history = history
         self.lost = lost
-        self._telling: dict[str, asyncio.Task[None]] = {}  # by account
+        self._teaching: dict[str, asyncio.Task[None]] = {}  # by account
+        self._noting: set[asyncio.Task[None]] = set()
 
-    async def admit(self, claim: Claim, user_id: int) -> Verdict:
-        """Raises StoreUnavailable where the store, or the ledger that it asks for, is out of reach."""
-        verdict = await self._answered(claim.account, user_id, lambda: self.store.admit(claim))
-        if verdict.stale and claim.account not in self._telling:
+    async def admit(self, claim: Claim, user_id: int, calendars: Sequence[Meter]) -> Verdict:
+        """`calendars` are all meters of days and months that the account has.
+
+        Raises StoreUnavailable where the store, or the ledger that it has to learn from, is out of reach.
+        """
+        verdict = await self._answered(claim.account, user_id, calendars, lambda: self.store.admit(claim))
+        if verdict.stale and claim.account not in self._teaching:
             since = verdict.stale[0][1]
-            self._tell(claim.account, user_id, [meter for meter, began in verdict.stale if began == since], since)
+            self._teach(claim.account, user_id, [meter for meter, began in verdict.stale if began == since], since)
         return verdict
 
-    async def settle(self, grant: Grant, tokens: int) -> bool:
-        return await self.store.settle(grant, tokens)
+    async def settle(self, grant: Grant, tokens: int) -> None:
+        await self.store.settle(grant, tokens)
 
     async def read(self, user_id: int, meters: Sequence[Meter]) -> tuple[Reading, ...]:
         account = account_of(user_id)
-        verdict = await self._answered(account, user_id, lambda: self.store.read(account, meters))
+        verdict = await self._answered(account, user_id, meters, lambda: self.store.read(account, meters))
         return verdict.readings
 
-    async def _answered(self, account: str, user_id: int, ask: Callable[[], Awaitable[Verdict]]) -> Verdict:
+    async def _answered(
+        self, account: str, user_id: int, calendars: Sequence[Meter], ask: Callable[[], Awaitable[Verdict]]
+    ) -> Verdict:
         """The answer of the store, once it knows what it must."""
         for _ in range(TRIES):
             verdict = await ask()
-            for each in verdict.lost:
-                self.lost(each)
-            if not verdict.unread:
+            if verdict.lost:
+                self._take_note(account, verdict.lost)
+            if not verdict.unknown:
                 return verdict
-            if account not in self._telling:
-                self._tell(account, user_id, verdict.unread, None)
-            await asyncio.shield(self._telling[account])
+            if account not in self._teaching:
+                self._teach(account, user_id, [meter for meter in calendars if meter.window.is_calendar], None)
+            await asyncio.shield(self._teaching[account])
         raise StoreUnavailable("What this account has used is not known at the moment. Try again shortly.")
 
-    def _tell(self, account: str, user_id: int, meters: Sequence[Meter], since: float | None) -> None:
+    def _teach(self, account: str, user_id: int, meters: Sequence[Meter], since: float | None) -> None:
         """Start to tell the store what was used of these meters: one at a time for an account."""
 
-        async def tell() -> None:
+        async def teach() -> None:
             try:
-                uses = await self.history.used(user_id, meters, self.store.clock(), since)
-                await self.store.found(account, uses, since)
+                now = self.store.clock()
+                uses = await self.history.used(user_id, meters, now, since)
+                await self.store.learn(account, uses, now, since)
             finally:
-                del self._telling[account]
+                del self._teaching[account]
 
-        task = self._telling[account] = asyncio.create_task(tell(), name="history")
+        task = self._teaching[account] = asyncio.create_task(teach(), name="history")
         task.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, whoever waited has left
+
+    def _take_note(self, account: str, lost: Sequence[Lost]) -> None:
+        for each in lost:
+            self.lost(each)
+        self._noting.add(task := asyncio.create_task(self.store.note(account, lost), name="store"))
+        task.add_done_callback(self._noting.discard)
 
 
 # -- claims --------------------------------------------------------------------------------------------------------
@@ -90,6 +103,12 @@ def meters_of(limits: Iterable[Limit]) -> tuple[Meter, ...]:
 
 def account_of(user_id: int) -> str:
     return f"user:{user_id}"
+
+
+def calendars_of(caller: Caller, policies: Policies) -> list[Meter]:
+    """All meters of days and months of a caller, of whichever model."""
+    meters = meters_of(policies.limits(caller.tier_id, caller.user_id))
+    return [meter for meter in meters if meter.window.is_calendar]
 
 
 def meters_for(caller: Caller, model: str, policies: Policies) -> tuple[Meter, ...]:

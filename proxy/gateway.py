@@ -21,7 +21,7 @@ from .metrics import LEDGER_WAITING, SNAPSHOT_AGE, STORE_UP
 from .models import ModelAlias
 from .pool import Pool, Upstream
 from .records import lost_row
-from .stores import Store
+from .stores import Lost, Store
 from .stores.guarded import GuardedStore
 from .stores.memory import MemoryStore
 from .stores.redis import RedisStore
@@ -40,6 +40,7 @@ class Gateway:
         self.store = new_store()
         self.snapshot = Snapshot(settings.SNAPSHOT_MAX_STALE)
         self.ledger = Ledger(settings.LEDGER_MAX_ROWS)
+        self.history = History()
         self.admission = self._new_admission()
         SNAPSHOT_AGE.set_function(lambda: self.snapshot.age)
         LEDGER_WAITING.set_function(lambda: self.ledger.waiting)
@@ -52,6 +53,7 @@ class Gateway:
         upstreams = [Upstream(url.rstrip("/"), settings.LLAMA_API_KEY) for url in settings.LLAMA_SERVERS]
         self.pool = Pool(upstreams, self.client, settings.UPSTREAM_POLL_INTERVAL)
         self.prompt_counter = PromptCounter(self.pool)
+        self.history = History()
         self.admission = self._new_admission()
         self.loop = asyncio.get_running_loop()
         await self.store.start()
@@ -65,10 +67,15 @@ class Gateway:
         await self.client.aclose()
         await self.ledger.stop()
         await self.store.stop()
+        self.history.stop()
         self.loop = None
 
     def _new_admission(self) -> Admission:
-        return Admission(self.store, History(), lambda lost: self.ledger.add(lost_row(lost)))
+        return Admission(self.store, self.history, self._write_lost)
+
+    def _write_lost(self, lost: Lost) -> None:
+        if row := lost_row(lost):
+            self.ledger.add(row)
 
     def call(self, function: Callable[..., Awaitable[T]], *args: Any) -> T:
         """Call a coroutine function from a thread: on the gateway's loop while it is alive, else on one of its own."""

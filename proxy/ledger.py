@@ -23,7 +23,7 @@ from accounts.errors import StoreUnavailable
 from accounts.snapshot import fresh_connection
 
 from .metrics import LEDGER_ROWS
-from .models import RefusalCount, UsageRecord
+from .models import TAKEN_FOR_LOST, RefusalCount, UsageRecord
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,9 @@ COLUMNS = [str(field.column) for field in UsageRecord._meta.concrete_fields if n
 PLAIN_COLUMNS = [column for column in COLUMNS if column != "admitted_at"]
 INSERT = (
     f"INSERT INTO {UsageRecord._meta.db_table} ({', '.join([*PLAIN_COLUMNS, 'admitted_at'])})"  # noqa: S608  # ours
-    f" VALUES ({', '.join(['%s'] * len(COLUMNS))}) ON CONFLICT DO NOTHING"
+    f" VALUES ({', '.join(['%s'] * len(COLUMNS))})"
+    f" ON CONFLICT (request_id) DO UPDATE SET {', '.join(f'{column} = excluded.{column}' for column in COLUMNS)}"
+    f" WHERE {UsageRecord._meta.db_table}.error = '{TAKEN_FOR_LOST}'"
 )
 
 
@@ -168,7 +170,10 @@ def write_alone(row: Row) -> bool:
 
 
 def insert(rows: Iterable[Row]) -> None:
-    """Insert rows that are not there yet. One statement for all: through the ORM a row costs five times as much."""
+    """Insert rows that are not there yet, or in place of one that was taken for lost.
+
+    One statement for all: through the ORM a row costs five times as much.
+    """
     adapt = connection.ops.adapt_datetimefield_value
     values = [[*map(row.get, PLAIN_COLUMNS), adapt(row["admitted_at"])] for row in rows]
     with connection.cursor() as cursor:

@@ -11,6 +11,7 @@ from django.db.models import F
 from accounts.models import ApiKey
 
 ANY = "*"  # the alias of all names that nothing else knows
+TAKEN_FOR_LOST = "lost"  # the error of a call whose worker died, or was cut off
 
 
 class ModelAlias(models.Model):
@@ -34,7 +35,7 @@ class ModelAlias(models.Model):
 
 
 class UsageRecord(models.Model):
-    """One admitted call. Written once, when the call has ended, and never changed.
+    """One admitted call. Written once, when the call has ended, and never changed, unless it was taken for lost.
 
     Users and keys are named without a constraint: the ledger outlives them, and a row never fails for one's sake.
     """

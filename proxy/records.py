@@ -15,6 +15,7 @@ from accounts.errors import GatewayError
 
 from .events import UNREADABLE
 from .metrics import FIRST_TOKEN, TOKENS
+from .models import TAKEN_FOR_LOST
 from .readers import Reader
 from .stores import Grant, Lost
 from .usage import NOTHING_KNOWN, Usage
@@ -28,8 +29,8 @@ Row = dict[str, Any]
 
 
 class Settles(Protocol):
-    async def settle(self, grant: Grant, tokens: int) -> bool:
-        """Put what a call used in place of what was reserved. False where another accounts for it."""
+    async def settle(self, grant: Grant, tokens: int) -> None:
+        """Put what a call used in place of what was reserved."""
         ...
 
 
@@ -76,10 +77,7 @@ class Record:
         return NOTHING_KNOWN if self.upstream and self.status >= CLIENT_LEFT else Usage()  # refused: nothing was run
 
     async def settle(self, admission: Settles, keep: Callable[[Row], None]) -> None:
-        """Count the call, give back what it did not use, and hand its row to the ledger.
-
-        Where it was taken for lost meanwhile, whoever did that has written its row.
-        """
+        """Count the call, give back what it did not use, and hand its row to the ledger."""
         assert self.grant is not None
         usage = self.usage
         prompt, cached, completion, first_token = series(self.model, self.tier)
@@ -89,13 +87,11 @@ class Record:
             completion.inc(usage.completion)
         if self.first_token_at is not None:
             first_token.observe(self.first_token_at - self.began)
-        is_lost = False
         try:
-            is_lost = not await admission.settle(self.grant, usage.total)
+            await admission.settle(self.grant, usage.total)
         except Exception:  # whatever is wrong with the store, the row is not to be lost
             logger.exception("A call could not be settled: %s", self.request_id)
-        if not is_lost:
-            keep(self.row(usage))
+        keep(self.row(usage))
 
     @property
     def facts(self) -> Row:
@@ -129,8 +125,13 @@ class Record:
         }
 
 
-def lost_row(lost: Lost) -> Row:
-    """The fields of a UsageRecord for a call whose holder died, from its lease: what was reserved counts as used."""
+def lost_row(lost: Lost) -> Row | None:
+    """The fields of a UsageRecord for a call whose holder died, from its lease: what was reserved counts as used.
+
+    None for the lease of something that has no row.
+    """
+    if not lost.lease.startswith("{"):
+        return None
     facts = orjson.loads(lost.lease)
     prompt = min(facts.pop("prompt"), lost.tokens)
     return {
@@ -138,7 +139,7 @@ def lost_row(lost: Lost) -> Row:
         "admitted_at": datetime.fromtimestamp(lost.admitted_at, UTC),
         "upstream": "",
         "status": LOST,
-        "error": "lost",
+        "error": TAKEN_FOR_LOST,
         "prompt_tokens": prompt,
         "cached_tokens": 0,
         "completion_tokens": lost.tokens - prompt,

@@ -10,7 +10,7 @@ from rest_framework.views import APIView
 from accounts.callers import Caller, Policies
 from accounts.errors import StoreUnavailable
 
-from .admission import claim_of, refusal_reason
+from .admission import calendars_of, claim_of, refusal_reason
 from .gateway import gateway
 from .metrics import REJECTIONS
 from .reservations import DEFAULT_LENGTH, Ask
@@ -64,7 +64,7 @@ class TierThrottle(BaseThrottle):
     async def _asked(self, caller: Caller, view: Any, policies: Policies) -> Verdict:
         ask, lease = getattr(view, "ask", Ask()), getattr(view, "lease", None) or uuid.uuid4().hex
         claim = claim_of(caller, getattr(view, "model", ""), policies, lease, ask)
-        return await gateway().admission.admit(claim, caller.user_id)
+        return await gateway().admission.admit(claim, caller.user_id, calendars_of(caller, policies))
 
 
 def counting_may_help(verdict: Verdict, view: Any) -> bool:

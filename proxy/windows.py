@@ -154,16 +154,15 @@ class Count:
                 self.drops_at = self.all_free_at
         self.used += amount
 
-    def adjust(self, amount: int, at: float) -> None:
+    def adjust(self, amount: int, at: float, now: float) -> None:
         """Add to what was used at a moment before, unless that has left the window or was not counted here."""
-        if at < self.since:
-            return
         bucket = self.window.bucket(at)
-        for held in reversed(self.buckets):
-            if held[0] <= bucket:
-                if held[0] == bucket:
-                    held[1] += amount
-                    self.used += amount
+        if at < self.since or bucket < self.window.oldest(now):
+            return
+        for held in self.buckets:
+            if held[0] >= bucket:  # a later one where the clock stepped back
+                held[1] += amount
+                self.used += amount
                 return
 
     def copy(self) -> "Count":
@@ -174,11 +173,21 @@ class Count:
         other.all_free_at = self.all_free_at
         return other
 
-    def found(self, base: int, since: float, now: float) -> None:
+    @property
+    def is_known(self) -> bool:
+        """Whether it is known what was used before it was counted here. Of sliding windows nobody asks."""
+        return self.since >= 0
+
+    def forget(self) -> None:
+        """Know nothing any more."""
+        self.buckets.clear()
+        self.used = self.base = 0
+        self.since = self.read_at = float("-inf")
+
+    def learn(self, base: int, since: float, now: float) -> None:
         """Take what the use before `since` was, as read at `now`. What was counted without knowing it is in it."""
-        if self.since < 0:
-            self.buckets.clear()
-            self.used = self.base = 0
+        if not self.is_known:
+            self.forget()
         self.used += base - self.base
         self.base, self.since, self.read_at = base, since, now
         self.drops_at = self.window.leaves_at(self.window.bucket(since))

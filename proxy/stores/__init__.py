@@ -52,7 +52,7 @@ class Grant(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """A lease that lapsed, because its holder died: what was charged for it stays charged."""
+    """A lease that lapsed, since its holder died or is cut off: what was charged for it stays until it is settled."""
 
     lease: str
     admitted_at: float
@@ -75,7 +75,7 @@ class Verdict(NamedTuple):
     """Admitted, with a grant, or refused by a meter or, where `refused_by` is None, by the number of running calls.
 
     `retry_after` is the earliest whole second at which the call would fit if nobody else called and every
-    reservation were used in full, or None where it never would. Where `unread` names meters, nothing was decided: the
+    reservation were used in full, or None where it never would. Where `unknown` names meters, nothing was decided: the
     store must be told first what was used of them. It should be told anew of those in `stale`, each with when the
     store began to count it, since calls from before then may have ended meanwhile. `lost` are leases that lapsed.
     """
@@ -84,7 +84,7 @@ class Verdict(NamedTuple):
     readings: tuple[Reading, ...] = ()
     refused_by: Meter | None = None
     retry_after: int | None = None
-    unread: tuple[Meter, ...] = ()
+    unknown: tuple[Meter, ...] = ()
     stale: tuple[tuple[Meter, float], ...] = ()
     lost: tuple[Lost, ...] = ()
 
@@ -117,20 +117,20 @@ class Store(Protocol):
         """Charge every meter and take the lease, or do neither, in one atomic step."""
         ...
 
-    async def settle(self, grant: Grant, tokens: int, requests: int = 1) -> bool:
-        """Put what a call used in place of what was reserved, and give its lease back. Once: later ones do nothing.
-
-        False where the lease had lapsed and another one found it, who accounts for the call.
-        """
+    async def settle(self, grant: Grant, tokens: int, requests: int = 1) -> None:
+        """Put what a call used in place of what was reserved, and give its lease back. Once: later ones do nothing."""
         ...
 
-    async def found(self, account: str, uses: Mapping[Meter, int], since: float | None = None) -> None:
-        """Take what was used of calendar meters before the store counts them, as a ledger tells it.
+    async def learn(self, account: str, uses: Mapping[Meter, int], read_at: float, since: float | None = None) -> None:
+        """Learn what was used of calendar meters before the store counts them, as a ledger said at `read_at`.
 
         That is from now on for meters that it does not count yet. Of others it is told anew what was used before
         `since`; where that is not when the store began to count one, it has been lost again, and nothing changes.
         """
         ...
+
+    async def note(self, account: str, lost: Sequence[Lost]) -> None:
+        """Take note of what was told of as lost, so that it is not told again."""
 
     async def read(self, account: str, meters: Sequence[Meter]) -> Verdict:
         """The meters as they stand, charging nothing: a verdict without a grant."""

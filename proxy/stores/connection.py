@@ -53,7 +53,7 @@ class Connection(asyncio.Protocol):
         sent = Sent(self._loop.create_future(), self._loop.time())
         self._waiting.append(sent)
         if self._watch is None:
-            self._watch = self._loop.call_later(TIMEOUT, self._look, sent)
+            self._watch = self._loop.call_later(TIMEOUT, self._look, None)
         return sent.reply
 
     def close(self, reason: str = "closed") -> None:
@@ -74,13 +74,13 @@ class Connection(asyncio.Protocol):
             self._transport.write(b"".join(self._unwritten))
         self._unwritten = []
 
-    def _look(self, late: Sent) -> None:
-        """One timer for all: where the oldest command waits too long, Redis is gone."""
+    def _look(self, late: Sent | None) -> None:
+        """One timer for all: where the oldest command is found to be `late` twice, Redis is gone."""
         oldest = self._waiting[0] if self._waiting else None
         if oldest is None:
             self._watch = None
         elif self._loop.time() < oldest.at + TIMEOUT:
-            self._watch = self._loop.call_at(oldest.at + TIMEOUT, self._look, oldest)
+            self._watch = self._loop.call_at(oldest.at + TIMEOUT, self._look, None)
         elif oldest is not late or self._loop.time() < oldest.at + TIMEOUT + GRACE:
             self._watch = self._loop.call_later(GRACE, self._look, oldest)
         else:

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from accounts.errors import StoreUnavailable
 
-from . import Claim, Grant, Meter, Store, Verdict
+from . import Claim, Grant, Lost, Meter, Store, Verdict
 from .connection import StoreDown
 from .journal import Journal
 from .memory import MemoryStore
@@ -26,7 +26,11 @@ logger = logging.getLogger(__name__)
 BEAT = 0.5  # seconds between two heartbeats, and between two tries to reach Redis
 RENEW_EVERY = 5.0  # seconds
 
+ROUNDS = 3  # times that Redis is told what it missed before it is trusted; the rest is told when it is
+OTHERS_TELL = 1.5  # seconds that a new memory is given until all workers have told it what they know
+
 POLICIES = ("local", "deny", "allow")
+TOO_SMALL = "Limits are counted by each worker alone at the moment, too little for this call. Try again shortly."
 
 
 class GuardedStore(Store):
@@ -45,6 +49,7 @@ class GuardedStore(Store):
         self.journal = Journal(shared)  # what Redis does not know of them
         self._epoch: str | None = None
         self._renewed_at = 0.0
+        self._trusted_from = 0.0  # on the loop's clock
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._undoing: set[asyncio.Task[None]] = set()
@@ -75,22 +80,27 @@ class GuardedStore(Store):
                 return verdict
         return await self._admit_alone(claim)
 
-    async def settle(self, grant: Grant, tokens: int, requests: int = 1) -> bool:
+    async def settle(self, grant: Grant, tokens: int, requests: int = 1) -> None:
         await self.mirror.settle(grant, tokens, requests)
         if self.is_up and not self.journal.holds(grant):
             try:
-                return await self.shared.settle(grant, tokens, requests)
+                await self.shared.settle(grant, tokens, requests)
             except StoreDown as exc:
                 self._down(exc)
+            else:
+                return
         await self.journal.settled(grant, tokens, requests)
-        return True
 
-    async def found(self, account: str, uses: Mapping[Meter, int], since: float | None = None) -> None:
+    async def learn(self, account: str, uses: Mapping[Meter, int], read_at: float, since: float | None = None) -> None:
         if self.is_up:
             with suppress(StoreDown):
-                await self.shared.found(account, uses, since)
+                await self.shared.learn(account, uses, read_at, since)
         else:
-            await self.mirror.found(account, uses, since)
+            await self.mirror.learn(account, uses, read_at, since)
+
+    async def note(self, account: str, lost: Sequence[Lost]) -> None:
+        with suppress(StoreDown):
+            await self.shared.note(account, lost)
 
     async def read(self, account: str, meters: Sequence[Meter]) -> Verdict:
         if self.is_up:
@@ -128,16 +138,18 @@ class GuardedStore(Store):
         """Admit what this worker's share of every limit has room for."""
         shared = [self._shared(claim.account, meter) for meter in claim.meters]
         most_at_once = None if claim.max_concurrent is None else self.share.of(claim.max_concurrent)
+        if most_at_once == 0 and claim.max_concurrent:
+            raise StoreUnavailable(TOO_SMALL)
         verdict = await self.mirror.admit(claim._replace(meters=tuple(shared), max_concurrent=most_at_once))
         meters = dict(zip(shared, claim.meters, strict=True))
         refusing = meters[verdict.refused_by] if verdict.refused_by else None
         if refusing and verdict.retry_after is None and fits(claim, refusing):
-            raise StoreUnavailable("Limits are counted by each worker alone at the moment, too little for this call.")
+            raise StoreUnavailable(TOO_SMALL)
         return verdict._replace(
             grant=verdict.grant and verdict.grant._replace(claim=claim),
             refused_by=refusing,
             readings=tuple(whole(reading, meters[reading.meter]) for reading in verdict.readings),
-            unread=tuple(meters[meter] for meter in verdict.unread),
+            unknown=tuple(meters[meter] for meter in verdict.unknown),
             stale=tuple((meters[meter], since) for meter, since in verdict.stale),
         )
 
@@ -182,44 +194,47 @@ class GuardedStore(Store):
             if not self.shared.is_open:
                 await self.shared.start()
             pulse = await self.shared.beat()
-            if pulse.epoch != self._epoch and self._epoch is not None:
-                self._lose()
+            if self._epoch not in (None, pulse.epoch):
+                self._down(StoreDown("it has lost what it counted"))
+                self.journal.begin_anew(self.mirror)
+                self._trusted_from = self._now() + OTHERS_TELL
             self._epoch = pulse.epoch
             if self.shared.worker in pulse.workers:
                 self.share = Share(len(pulse.workers), pulse.workers.index(self.shared.worker))
-            if not self.is_up:
-                await self._recover()
             await self._renew()
+            await self._tell()
         except StoreDown as exc:
             self._down(exc)
             await self.shared.stop()
 
     async def _renew(self) -> None:
-        now = asyncio.get_running_loop().time()
-        if now - self._renewed_at >= RENEW_EVERY:
-            self._renewed_at = now
+        """Keep leases from lapsing: now and then, and at once when Redis is back."""
+        if not self.is_up or self._now() - self._renewed_at >= RENEW_EVERY:
+            self._renewed_at = self._now()
             await self.shared.renew({name: account.running for name, account in self.mirror.accounts.items()})
+
+    async def _tell(self) -> None:
+        """Tell Redis what it does not know, and then trust it."""
+        for _ in range(ROUNDS):
+            if self.journal.is_empty:
+                break
+            await self.journal.send()
+        if not self.is_up and self._now() >= self._trusted_from:
+            self.is_up = True
+            level = logging.WARNING if self._task else logging.INFO  # a start is no news
+            logger.log(level, "Redis counts the limits, of %d workers together.", self.share.workers)
+            self.changed(True)
+            await self.journal.send()
 
     def _down(self, reason: StoreDown) -> None:
         if self.is_up:
             self.is_up = False
             self.mirror.forget_calendars()
-            logger.error(
-                "Redis is out of reach (%s); policy: %s, as one of %d.", reason, self.policy, self.share.workers
-            )
+            workers = self.share.workers
+            logger.error("Redis cannot be relied on (%s); policy: %s, as one of %d.", reason, self.policy, workers)
             self.changed(False)
             self._wake.set()
 
-    def _lose(self) -> None:
-        """Redis has another memory: what it knew of this worker is what the mirror holds."""
-        logger.warning("Redis has lost what it counted, and is told again.")
-        self.is_up = False
-        self.journal.begin_anew(self.mirror)
-
-    async def _recover(self) -> None:
-        """Tell Redis what it does not know, and then trust it."""
-        await self.journal.send()
-        self.is_up = True
-        level = logging.WARNING if self._task else logging.INFO  # a start is no news
-        logger.log(level, "Redis counts the limits, of %d workers together.", self.share.workers)
-        self.changed(True)
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()

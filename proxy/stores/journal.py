@@ -1,11 +1,17 @@
 """What a worker did while Redis was out of reach, and how Redis is told of it once it is back."""
 
-from typing import NamedTuple
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, TypeVar
 
 from . import Claim, Grant
 from .memory import Account, MemoryStore
 from .redis import RedisStore
 from .wire import lease_of
+
+T = TypeVar("T")
+
+AT_ONCE = 200  # commands under way
 
 
 class Settlement(NamedTuple):
@@ -61,31 +67,34 @@ class Journal:
         self._parcels.clear()
         self._unsent = mirror.copy()
 
-    async def send(self) -> None:
-        """Tell Redis, until there is nothing left to tell. Raises StoreDown; what was not told is kept."""
-        while self._doubtful or self._settlements or self._parcels or self._unsent.accounts:
-            self._pack()
-            while self._doubtful:
-                await self.shared.cancel(self._doubtful[-1])
-                self._doubtful.pop()
-            while self._parcels:
-                await self._send(self._parcels[-1])
-                self._parcels.pop()
-            while self._settlements:
-                await self.shared.settle(*self._settlements[-1])
-                self._settlements.pop()
+    @property
+    def is_empty(self) -> bool:
+        return not (self._doubtful or self._settlements or self._parcels or self._unsent.accounts)
 
-    def _pack(self) -> None:
-        """Take what is unsent on its way: what comes from now on is for the next round."""
+    async def send(self) -> None:
+        """Tell Redis all that there is to tell now. Raises StoreDown; what was not told is kept."""
         unsent, self._unsent = self._unsent, self._new_memory()
         for name, account in unsent.accounts.items():
             self._packed += 1
             self._parcels.append(Parcel(name, account, f"{self.shared.worker}:{self._packed}"))
+        await self._tell(self._doubtful, self.shared.cancel)
+        await self._tell(self._parcels, self._add)
+        await self._tell(self._settlements, self._settle)
 
-    async def _send(self, parcel: Parcel) -> None:
+    async def _tell(self, items: list[T], tell: Callable[[T], Awaitable[None]]) -> None:
+        """Tell what is in a list now, many at once, and drop it from there once Redis has answered."""
+        for _ in range(0, len(items), AT_ONCE):
+            now = items[:AT_ONCE]  # others may be appended meanwhile
+            await asyncio.gather(*map(tell, now))
+            del items[: len(now)]
+
+    async def _add(self, parcel: Parcel) -> None:
         account = parcel.account
         counts = {account.meters[name]: count for name, count in account.counts.items()}
         await self.shared.add(parcel.name, counts, tuple(account.running), parcel.mark)
+
+    async def _settle(self, settlement: Settlement) -> None:
+        await self.shared.settle(*settlement)
 
     def _new_memory(self) -> MemoryStore:
         return MemoryStore(self.shared.clock, lease_of)

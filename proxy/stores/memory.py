@@ -8,7 +8,7 @@ from itertools import islice
 
 from proxy.windows import Count
 
-from . import Claim, Grant, Meter, Reading, Store, Verdict, is_stale
+from . import Claim, Grant, Lost, Meter, Reading, Store, Verdict, is_stale
 
 LOOKED_AT = 2  # accounts, for each that is new
 
@@ -61,8 +61,8 @@ class MemoryStore(Store):
         now = self.clock()
         account = self._account(claim.account)
         counts = [(meter, account.count(meter, now)) for meter in claim.meters]
-        if unread := unread_of(counts):
-            return Verdict(None, unread=unread)
+        if unknown := unknown_of(counts):
+            return Verdict(None, unknown=unknown)
         stale = tuple((m, c.since) for m, c in counts if m.window.is_calendar and is_stale(c.since, c.read_at, now))
         if refusal := refusal_of(claim, counts, now):
             return Verdict(None, readings(counts, now), *refusal, stale=stale)
@@ -83,38 +83,43 @@ class MemoryStore(Store):
         account = self.accounts.get(grant.claim.account)
         return account is not None and grant.lease in account.running
 
-    async def settle(self, grant: Grant, tokens: int, requests: int = 1) -> bool:
-        account = self.accounts.get(grant.claim.account)
+    async def settle(self, grant: Grant, tokens: int, requests: int = 1) -> None:
+        account, now = self.accounts.get(grant.claim.account), self.clock()
         if account is None or account.running.pop(grant.lease, None) is None:
-            return True
+            return
         for meter in grant.claim.meters:
             change = tokens - grant.tokens if meter.counts_tokens else requests - 1
             if change:
-                account.count(meter, self.clock()).adjust(change, grant.admitted_at)
-        return True
+                account.count(meter, now).adjust(change, grant.admitted_at, now)
 
-    async def found(self, account: str, uses: Mapping[Meter, int], since: float | None = None) -> None:
+    async def learn(self, account: str, uses: Mapping[Meter, int], read_at: float, since: float | None = None) -> None:
         now = self.clock()
         held = self._account(account)
         for meter, used in uses.items():
             count = held.count(meter, now)
-            if since is None and count.since < 0:
-                count.found(used, now, now)
+            if meter.window.bucket(read_at) != meter.window.bucket(now):
+                continue
+            if since is None and not count.is_known:
+                count.learn(used, now, now)
             elif since == count.since:
-                count.found(used, since, now)
+                count.learn(used, since, now)
             held.empty_at = max(held.empty_at, count.all_free_at)
+
+    async def note(self, account: str, lost: Sequence[Lost]) -> None:
+        """Nothing is lost here but with all the rest."""
 
     async def read(self, account: str, meters: Sequence[Meter]) -> Verdict:
         now = self.clock()
         held = self.accounts.get(account) or Account()
         counts = [(meter, held.count(meter, now)) for meter in meters]
-        return Verdict(None, readings(counts, now), unread=unread_of(counts))
+        return Verdict(None, readings(counts, now), unknown=unknown_of(counts))
 
     def forget_calendars(self) -> None:
         """Know no more what was used of days and months: the ledger has to be read for them."""
         for account in self.accounts.values():
             for count in account.counts.values():
-                count.since = float("-inf")
+                if count.window.is_calendar:
+                    count.forget()
 
     def copy(self) -> "MemoryStore":
         """The same, of what was counted here."""
@@ -122,6 +127,7 @@ class MemoryStore(Store):
         for name, account in self.accounts.items():
             copied = other.accounts[name] = Account()
             copied.running = dict(account.running)
+            copied.empty_at = account.empty_at
             copied.meters = dict(account.meters)
             copied.counts = {key: count.copy() for key, count in account.counts.items()}
         return other
@@ -153,9 +159,9 @@ class MemoryStore(Store):
                 del self.accounts[name]
 
 
-def unread_of(counts: Counts) -> tuple[Meter, ...]:
+def unknown_of(counts: Counts) -> tuple[Meter, ...]:
     """The calendar meters that no ledger was read for yet."""
-    return tuple(meter for meter, count in counts if meter.window.is_calendar and count.since < 0)
+    return tuple(meter for meter, count in counts if meter.window.is_calendar and not count.is_known)
 
 
 def refusal_of(claim: Claim, counts: Counts, now: float) -> tuple[Meter, int | None] | None:

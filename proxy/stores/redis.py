@@ -16,14 +16,14 @@ import orjson
 
 from proxy.windows import Count
 
-from . import Claim, Grant, Meter, Store, Verdict
+from . import Claim, Grant, Lost, Meter, Store, Verdict
 from .connection import Connection, Refused, StoreDown, connect
-from .wire import SECOND, Keys, is_unread, keys_of, lost_of, plans_of, readings_of, stale_of
+from .wire import SECOND, Keys, is_unknown, keys_of, lost_of, member_of, plans_of, readings_of, stale_of
 
 LEASE = 15  # seconds until a lease lapses that is not renewed
 ALIVE = 15  # seconds until a worker that says nothing counts as gone
 
-ADMITTED, REFUSED, UNREAD = range(3)
+ADMITTED, REFUSED, UNKNOWN = range(3)
 
 
 class Script(NamedTuple):
@@ -39,8 +39,8 @@ class Script(NamedTuple):
         return cls(text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
 
 
-ADMIT, SETTLE, CANCEL, FOUND, READ, RENEW, ADD, BEAT = SCRIPTS = tuple(
-    Script.read(name) for name in ("admit", "settle", "cancel", "found", "read", "renew", "add", "beat")
+ADMIT, SETTLE, CANCEL, LEARN, READ, RENEW, NOTE, ADD, BEAT = SCRIPTS = tuple(
+    Script.read(name) for name in ("admit", "settle", "cancel", "learn", "read", "renew", "note", "add", "beat")
 )
 
 
@@ -99,41 +99,44 @@ class RedisStore(Store):
         keys, plans = self._keys(claim.account, claim.meters), self._plans(claim.meters)
         most_at_once = -1 if claim.max_concurrent is None else claim.max_concurrent
         told = (claim.lease, LEASE, most_at_once, claim.least, claim.most, plans)
-        reply = await self._run(ADMIT, (keys.leases, keys.lost, *keys.meters), *told)
+        reply = await self._run(ADMIT, (keys.leases, *keys.meters), *told)
         status, now, tokens, lease, refusing, seconds, lost, told_readings = reply
         readings = readings_of(claim.meters, told_readings)
         gone = tuple(map(lost_of, lost))
-        if status == UNREAD:
-            unread = tuple(m for m, told in zip(claim.meters, told_readings, strict=True) if is_unread(m, told))
-            return Verdict(None, readings, unread=unread, lost=gone)
+        if status == UNKNOWN:
+            unknown = tuple(m for m, told in zip(claim.meters, told_readings, strict=True) if is_unknown(m, told))
+            return Verdict(None, readings, unknown=unknown, lost=gone)
         stale = stale_of(claim.meters, told_readings, now)
         if status == REFUSED:
             meter = claim.meters[refusing - 1] if refusing else None
             return Verdict(None, readings, meter, None if seconds < 0 else seconds, stale=stale, lost=gone)
         return Verdict(Grant(claim, now / SECOND, tokens, lease.decode()), readings, stale=stale, lost=gone)
 
-    async def settle(self, grant: Grant, tokens: int, requests: int = 1) -> bool:
+    async def settle(self, grant: Grant, tokens: int, requests: int = 1) -> None:
         account, meters = grant.claim.account, grant.claim.meters
         keys = self._keys(account, meters)
         changes = tokens - grant.tokens, requests - 1
         told = (grant.lease, round(grant.admitted_at * SECOND), *changes, self._plans(meters))
-        return bool(await self._run(SETTLE, (keys.leases, keys.lost, *keys.meters), *told))
+        await self._run(SETTLE, (keys.leases, *keys.meters), *told)
 
     async def cancel(self, claim: Claim) -> None:
         """Undo an admission whose reply never came, if it took place."""
         keys = self._keys(claim.account, claim.meters)
-        await self._run(CANCEL, (keys.leases, keys.lost, *keys.meters), claim.lease, self._plans(claim.meters))
+        await self._run(CANCEL, (keys.leases, *keys.meters), claim.lease, self._plans(claim.meters))
 
-    async def found(self, account: str, uses: Mapping[Meter, int], since: float | None = None) -> None:
+    async def learn(self, account: str, uses: Mapping[Meter, int], read_at: float, since: float | None = None) -> None:
         meters = tuple(uses)
-        told = "" if since is None else round(since * SECOND)
-        await self._run(FOUND, self._keys(account, meters).meters, told, self._plans(meters), *uses.values())
+        told = ("" if since is None else round(since * SECOND), round(read_at * SECOND), self._plans(meters))
+        await self._run(LEARN, self._keys(account, meters).meters, *told, *uses.values())
+
+    async def note(self, account: str, lost: Sequence[Lost]) -> None:
+        await self._run(NOTE, (self._keys(account, ()).leases,), *map(member_of, lost))
 
     async def read(self, account: str, meters: Sequence[Meter]) -> Verdict:
         asked = tuple(meters)
         _, told = await self._run(READ, self._keys(account, asked).meters, self._plans(asked))
-        unread = tuple(m for m, each in zip(asked, told, strict=True) if is_unread(m, each))
-        return Verdict(None, readings_of(asked, told), unread=unread)
+        unknown = tuple(m for m, each in zip(asked, told, strict=True) if is_unknown(m, each))
+        return Verdict(None, readings_of(asked, told), unknown=unknown)
 
     # -- workers -------------------------------------------------------------------------------------------------
 

@@ -17,14 +17,13 @@ class Keys(NamedTuple):
     """The keys of one account and some of its meters."""
 
     leases: str
-    lost: str
     meters: tuple[str, ...]
 
 
 @lru_cache(maxsize=10_000)
 def keys_of(prefix: str, account: str, meters: tuple[Meter, ...]) -> Keys:
     tag = f"{prefix}:{{{account}}}"
-    return Keys(f"{tag}:leases", f"{tag}:lost", tuple(f"{tag}:{meter.name}" for meter in meters))
+    return Keys(f"{tag}:leases", tuple(f"{tag}:{meter.name}" for meter in meters))
 
 
 @lru_cache(maxsize=1000)
@@ -44,7 +43,7 @@ def readings_of(meters: Iterable[Meter], told: Iterable[Any]) -> tuple[Reading, 
     return tuple(Reading(meter, each[0], each[1] / SECOND) for meter, each in zip(meters, told, strict=True))
 
 
-def is_unread(meter: Meter, told: Any) -> bool:
+def is_unknown(meter: Meter, told: Any) -> bool:
     return meter.window.is_calendar and told[2] < 0
 
 
@@ -65,3 +64,7 @@ def lease_of(claim: Claim, admitted_at: float, tokens: int) -> str:
 def lost_of(lease: bytes) -> Lost:
     admitted_at, tokens, asked = lease.decode().split(" ", 2)
     return Lost(asked, int(admitted_at) / SECOND, int(tokens))
+
+
+def member_of(lost: Lost) -> str:
+    return f"{round(lost.admitted_at * SECOND)} {lost.tokens} {lost.lease}"

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from proxy.history import used
+from proxy.history import Question, used
 from proxy.models import UsageRecord
 from proxy.stores import Meter
 from proxy.windows import WINDOWS
@@ -46,8 +46,9 @@ def calls():
     call(timedelta(hours=1), tokens=5000, user=2)
 
 
-def sums(*meters, **kwargs):
-    return list(used(1, meters, NOW.timestamp(), **kwargs).values())
+def sums(*meters, user=1, now=NOW, end=None):
+    question = Question(user, meters, now.timestamp(), end and end.timestamp())
+    return list(used([question])[question].values())
 
 
 def test_a_day_and_a_month_hold_what_was_admitted_in_them(calls):
@@ -63,7 +64,7 @@ def test_a_meter_of_one_model_holds_only_that(calls):
 
 
 def test_what_was_admitted_since_a_moment_can_be_left_out(calls):
-    assert sums(meter(), end=(NOW - timedelta(hours=2)).timestamp()) == [1]
+    assert sums(meter(), end=NOW - timedelta(hours=2)) == [1]
 
 
 def test_an_empty_ledger_says_nothing_was_used():
@@ -73,9 +74,16 @@ def test_an_empty_ledger_says_nothing_was_used():
 def test_on_the_first_day_of_a_month_the_two_are_one():
     first = datetime(2026, 11, 1, 12, tzinfo=UTC)
     call(NOW - first)
-    assert list(used(1, [meter(), meter(window="month")], first.timestamp()).values()) == [1, 1]
+    assert sums(meter(), meter(window="month"), now=first) == [1, 1]
 
 
-def test_it_is_one_query(calls, django_assert_num_queries):
+def test_many_accounts_are_one_query(calls, django_assert_num_queries):
+    questions = [
+        Question(1, (meter("tokens"), meter(window="month")), NOW.timestamp()),
+        Question(2, (meter("tokens", "month", "m"),), NOW.timestamp()),
+        Question(1, (meter(),), NOW.timestamp(), (NOW - timedelta(hours=2)).timestamp()),
+        Question(3, (meter(),), NOW.timestamp()),
+    ]
     with django_assert_num_queries(1):
-        sums(meter(), meter("tokens"), meter(window="month"), meter("tokens", "month", "m"))
+        answers = used(questions)
+    assert [list(answers[question].values()) for question in questions] == [[30, 3], [5000], [1], [0]]

@@ -1,4 +1,4 @@
--- Add what a worker counted and admitted while the store was out of reach. Once: a second time it does nothing.
+-- Add what a worker counted and admitted while the store was out of reach. Once: a second time, within an hour, it does nothing.
 -- Of calendar meters nothing is added: they are forgotten, so that the ledger is read for them, which has it all.
 -- KEYS: leases, a mark that it was done, meters.
 -- ARGV: now, seconds of a lease, plans, buckets of each meter as {bucket, used, ...}, leases.
@@ -21,6 +21,6 @@ for i, meter in ipairs(read_meters(3, ARGV[3], now)) do
 end
 for i = 5, #ARGV do
   redis.call('ZADD', KEYS[1], now + ARGV[2] * SECOND, ARGV[i])
-  redis.call('EXPIRE', KEYS[1], 32 * 86400)
+  redis.call('EXPIRE', KEYS[1], LEASES_KEPT)
 end
 return 1

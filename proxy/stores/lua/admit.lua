@@ -1,38 +1,33 @@
 -- Charge every meter and take a lease, or do neither.
--- KEYS: leases, lost leases, meters.
+-- KEYS: leases, meters.
 -- ARGV: now, lease, its seconds, most at once or -1, least tokens, most tokens, plans.
--- Gives: status (0 admitted, 1 refused, 2 unread), now, tokens, lease, refusing meter or 0, seconds or -1, lost, readings.
+-- Gives: status (0 admitted, 1 refused, 2 unknown), now, tokens, lease, refusing meter or 0, seconds or -1, lapsed
+-- leases that nobody has taken note of yet, readings.
 
 local now = clock(ARGV[1])
 local least, tokens = tonumber(ARGV[5]), tonumber(ARGV[6])
-local meters = read_meters(3, ARGV[7], now)
-
-local lost = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now)
-for _, lease in ipairs(lost) do
-  redis.call('ZREM', KEYS[1], lease)
-  redis.call('SADD', KEYS[2], lease)
-  redis.call('EXPIRE', KEYS[2], 3600)
-end
+local meters = read_meters(2, ARGV[7], now)
+local lapsed = redis.call('ZRANGEBYSCORE', KEYS[1], '(0', now)
 
 for _, meter in ipairs(meters) do
-  if meter.edges and meter.since < 0 then return {2, now, 0, '', 0, 0, lost, readings(meters, now)} end
+  if meter.edges and meter.since < 0 then return {2, now, 0, '', 0, 0, lapsed, readings(meters, now)} end
 end
 
 local refusing, wait = 0, 0
 for i, meter in ipairs(meters) do
   local amount = meter.tokens and least or 1
   if meter.limit and meter.used + amount > meter.limit then
-    if amount > meter.limit then return {1, now, 0, '', i, -1, lost, readings(meters, now)} end
+    if amount > meter.limit then return {1, now, 0, '', i, -1, lapsed, readings(meters, now)} end
     local free = frees_at(meter, meter.used + amount - meter.limit)
     local seconds = math.max(1, math.ceil((free * SECOND - now) / SECOND))
     if seconds > wait then refusing, wait = i, seconds end
   end
 end
-if refusing > 0 then return {1, now, 0, '', refusing, wait, lost, readings(meters, now)} end
+if refusing > 0 then return {1, now, 0, '', refusing, wait, lapsed, readings(meters, now)} end
 
 local most_at_once = tonumber(ARGV[4])
-if most_at_once >= 0 and redis.call('ZCARD', KEYS[1]) >= most_at_once then
-  return {1, now, 0, '', 0, 1, lost, readings(meters, now)}
+if most_at_once >= 0 and redis.call('ZCOUNT', KEYS[1], '(' .. string.format('%.0f', now), '+inf') >= most_at_once then
+  return {1, now, 0, '', 0, 1, lapsed, readings(meters, now)}
 end
 
 for _, meter in ipairs(meters) do
@@ -47,5 +42,5 @@ for _, meter in ipairs(meters) do
 end
 local lease = string.format('%.0f %.0f %s', now, tokens, ARGV[2])
 redis.call('ZADD', KEYS[1], now + ARGV[3] * SECOND, lease)
-redis.call('EXPIRE', KEYS[1], 32 * 86400) -- longer than a month, so that what was lost is found in its month
-return {0, now, tokens, lease, 0, 0, lost, readings(meters, now)}
+redis.call('EXPIRE', KEYS[1], LEASES_KEPT)
+return {0, now, tokens, lease, 0, 0, lapsed, readings(meters, now)}

@@ -6,6 +6,7 @@
 
 local SECOND = 1000000
 local KEPT = 60 -- seconds that a key outlives its last bucket
+local LEASES_KEPT = 32 * 86400 -- seconds: longer than a month, so that what was lost is found in its month
 
 local function clock(given)
   if given ~= '' then return tonumber(given) end
@@ -87,12 +88,12 @@ local function add(meter, amount, now)
   meter.used = meter.used + amount
 end
 
--- Add to a bucket that is still held, unless the meter is counted only since later.
-local function adjust(meter, amount, at)
-  if at < meter.since then return false end
+-- Add to what was used at a moment, unless that has left the window, or the meter is counted only since later.
+local function adjust(meter, amount, at, now)
   local bucket = bucket_of(meter, at)
+  if at < meter.since or bucket < oldest_bucket(meter, now) then return false end
   for _, held in ipairs(meter.buckets) do
-    if held[1] == bucket then
+    if held[1] >= bucket then
       held[2] = held[2] + amount
       meter.used = meter.used + amount
       return true
@@ -105,7 +106,7 @@ end
 local function correct(meters, tokens, requests, at, now)
   for _, meter in ipairs(meters) do
     local change = meter.tokens and tokens or requests
-    if change ~= 0 and adjust(meter, change, at) then write_meter(meter, now) end
+    if change ~= 0 and adjust(meter, change, at, now) then write_meter(meter, now) end
   end
 end
 

@@ -52,8 +52,8 @@ class Driven:
     def settle(self, grant, tokens, **kwargs):
         return self.run(self.store.settle(grant, tokens, **kwargs))
 
-    def found(self, *args):
-        return self.run(self.store.found(*args))
+    def learn(self, account, uses, since=None, *, read_at=None):
+        return self.run(self.store.learn(account, uses, self.now if read_at is None else read_at, since))
 
     def read(self, account, meters):
         return self.run(self.store.read(account, meters))

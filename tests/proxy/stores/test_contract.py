@@ -1,13 +1,17 @@
 """What every store keeps. All of it is asked of each of them."""
 
 from collections import Counter
+from datetime import UTC, datetime
 
 import pytest
 
 from proxy.stores import Claim, Meter
 from proxy.windows import WINDOWS
 
+from .conftest import START
+
 pytestmark = pytest.mark.once
+NEW_YEAR = datetime(2027, 1, 1, tzinfo=UTC).timestamp()
 
 
 def meter(limit: int | None, window: str = "minute", model: str = "", metric: str = "requests") -> Meter:
@@ -133,7 +137,7 @@ def test_the_tightest_of_several_token_meters_bounds_the_reservation(store):
 
 def test_a_settled_call_has_used_what_it_used(store):
     grant = store.admit(claim(tokens(100), meter(10), least=60)).grant
-    assert store.settle(grant, 20)
+    store.settle(grant, 20)
     assert used(store, tokens(100), meter(10)) == [20, 1]
 
 
@@ -200,58 +204,74 @@ def test_of_many_at_once_exactly_the_limit_is_admitted(store):
 
 def test_a_day_is_not_decided_on_until_the_ledger_is_read(store):
     asked = store.admit(claim(meter(10, "day"), meter(10)))
-    assert (asked.grant, asked.unread) == (None, (meter(10, "day"),))
+    assert (asked.grant, asked.unknown) == (None, (meter(10, "day"),))
     assert used(store, meter(10)) == [0]
 
 
 def test_what_the_ledger_says_counts(store):
     day = meter(10, "day")
-    store.found("user:1", {day: 9})
+    store.learn("user:1", {day: 9})
     assert outcomes(store.admit(claim(day)) for _ in range(2)) == [True, False]
 
 
 def test_the_ledger_is_taken_once(store):
     day = meter(10, "day")
-    store.found("user:1", {day: 3})
+    store.learn("user:1", {day: 3})
     store.admit(claim(day))
-    store.found("user:1", {day: 9})
+    store.learn("user:1", {day: 9})
     assert used(store, day) == [4]
 
 
 def test_the_ledger_is_read_anew_for_calls_that_ended_since(store):
     day = meter(10, "day")
-    store.found("user:1", {day: 3})
+    store.learn("user:1", {day: 3})
     assert store.admit(claim(day)).stale == ()
     store.move(5)
     ((stale, since),) = store.admit(claim(day)).stale
     assert stale == day
-    store.found("user:1", {day: 4}, since)
+    store.learn("user:1", {day: 4}, since)
     assert used(store, day) == [6]
     assert store.admit(claim(day)).stale == ()
 
 
 def test_a_reading_for_another_beginning_is_not_taken(store):
     day = meter(10, "day")
-    store.found("user:1", {day: 3})
-    store.found("user:1", {day: 8}, 12345.0)
+    store.learn("user:1", {day: 3})
+    store.learn("user:1", {day: 8}, 12345.0)
     assert used(store, day) == [3]
 
 
 @pytest.mark.parametrize("window", ["day", "month"])
 def test_a_new_day_begins_with_nothing_used(store, window):
     calendar = meter(10, window)
-    store.found("user:1", {calendar: 9})
+    store.learn("user:1", {calendar: 9})
     store.admit(claim(calendar))
     refused = store.admit(claim(calendar))
     assert not refused.admitted
     store.move(refused.retry_after, holds=False)
     verdict = store.admit(claim(calendar))
-    assert verdict.unread or verdict.readings[0].used == 1
+    assert verdict.unknown or verdict.readings[0].used == 1
 
 
 def test_a_call_from_before_the_ledger_was_read_is_left_to_the_ledger(store):
     day = tokens(1000, "day")
-    store.found("user:1", {day: 100})
+    store.learn("user:1", {day: 100})
     grant = store.admit(claim(day, least=60)).grant
     store.settle(grant._replace(admitted_at=grant.admitted_at - 5), 10)
     assert used(store, day) == [160]
+
+
+@pytest.mark.parametrize("window", ["day", "month"])
+def test_what_was_read_of_yesterday_says_nothing_of_today(store, window):
+    calendar = meter(10, window)
+    store.now = START - START % 86400 if window == "day" else NEW_YEAR
+    store.learn("user:1", {calendar: 9}, read_at=store.now - 1)
+    assert store.admit(claim(calendar)).unknown == (calendar,)
+
+
+def test_a_clock_that_steps_back_gives_back_what_was_not_used(store):
+    store.admit(claim(tokens(1000), least=1))
+    store.now -= 2
+    grant = store.admit(claim(tokens(1000), least=500)).grant
+    store.settle(grant, 10)
+    assert used(store, tokens(1000)) == [11]

@@ -212,7 +212,7 @@ def test_a_memory_that_is_emptied_while_it_answers_is_told_again(redis):
         async with workers as (store,):
             await admitted(store, [meter(10)], 4)
             await store.shared._command("FLUSHALL")
-            await wait_until_async(lambda: workers.told == [True, True], "it was told")
+            await wait_until_async(lambda: workers.told == [True, False, True], "it was told")
             return await used(store, meter(10))
 
     assert asyncio.run(main()) == [4]
@@ -245,10 +245,11 @@ def test_calls_that_run_all_through_it_keep_their_place_and_are_settled_once(red
             redis.start()
             await workers.up()
             full = await admitted(store, [], 1, max_concurrent=2)
-            settled = [await store.settle(before, 10), await store.settle(alone, 20)]
-            return full, settled, await used(store, tokens(1000)), await admitted(store, [], 3, max_concurrent=2)
+            await store.settle(before, 10)
+            await store.settle(alone, 20)
+            return full, await used(store, tokens(1000)), await admitted(store, [], 3, max_concurrent=2)
 
-    assert asyncio.run(main()) == (0, [True, True], [30], 2)
+    assert asyncio.run(main()) == (0, [30], 2)
 
 
 def test_days_are_asked_of_the_ledger_again_after_a_loss(redis):
@@ -257,16 +258,16 @@ def test_days_are_asked_of_the_ledger_again_after_a_loss(redis):
     async def main():
         workers = Workers(redis)
         async with workers as (store,):
-            await store.found("user:1", {day: 3})
+            await store.learn("user:1", {day: 3}, store.clock())
             await store.admit(claim(day))
             redis.kill()
             await workers.down()
-            alone = (await store.admit(claim(day))).unread
-            await store.found("user:1", {day: 4})
+            alone = (await store.admit(claim(day))).unknown
+            await store.learn("user:1", {day: 4}, store.clock())
             shared_alone = await used(store, day)
             redis.start()
             await workers.up()
-            return alone, shared_alone, (await store.admit(claim(day))).unread
+            return alone, shared_alone, (await store.admit(claim(day))).unknown
 
     assert asyncio.run(main()) == ((day,), [4], (day,))
 
@@ -278,13 +279,13 @@ def test_days_are_asked_of_the_ledger_again_where_some_calls_were_admitted_alone
     async def main():
         workers = Workers(redis, policy="allow")
         async with workers as (store,):
-            await store.found("user:1", {day: 3})
+            await store.learn("user:1", {day: 3}, store.clock())
             await store.admit(claim(day))
             redis.freeze()
             await store.admit(claim(day))
             redis.thaw()
             await workers.up()
-            return (await store.admit(claim(day))).unread
+            return (await store.admit(claim(day))).unknown
 
     assert asyncio.run(main()) == (day,)
 
@@ -318,7 +319,7 @@ def test_each_change_is_logged_once(redis, caplog):
 
     with caplog.at_level(logging.INFO, "proxy.stores.guarded"):
         asyncio.run(main())
-    assert [record.levelname for record in caplog.records] == ["INFO", "ERROR", "WARNING", "WARNING"]
+    assert [record.levelname for record in caplog.records] == ["INFO", "ERROR", "WARNING"]
 
 
 @pytest.mark.parametrize("fault", ["none", "freeze"])
@@ -356,6 +357,118 @@ def test_a_process_that_admits_no_calls_takes_no_share(redis):
     assert asyncio.run(main()) == (Share(1, 0), [0])
 
 
+async def fill(store, accounts, times):
+    """Use so many accounts' quotas."""
+    for number in range(accounts):
+        for _ in range(times):
+            verdict = await store.admit(claim(meter(10), account=f"user:{number}"))
+            await store.settle(verdict.grant, 0)
+
+
+async def used_by(store, accounts, *meters):
+    verdicts = [await store.read(f"user:{number}", meters) for number in range(accounts)]
+    return {tuple(reading.used for reading in verdict.readings) for verdict in verdicts}
+
+
+@pytest.mark.parametrize("loss", ["kill", "freeze"])
+def test_every_account_is_told_of(redis, loss):
+    async def main():
+        workers = Workers(redis)
+        async with workers as (store,):
+            await fill(store, 500, times=2)
+            getattr(redis, loss)()
+            await store.admit(claim(meter(10), account="none"))
+            await workers.down()
+            await fill(store, 500, times=1)
+            redis.start() if loss == "kill" else redis.thaw()
+            await workers.up()
+            return await used_by(store, 500, meter(10))
+
+    assert asyncio.run(main()) == {(3,)}
+
+
+def test_calls_that_end_while_it_is_told_are_settled(redis):
+    async def main():
+        workers = Workers(redis)
+        async with workers as (store,):
+            kinds = [tokens(10_000), tokens(10_000, "hour")]
+            before = [(await store.admit(claim(*kinds, least=10))).grant for _ in range(200)]
+            redis.freeze()
+            alone = [(await store.admit(claim(*kinds, least=10))).grant for _ in range(200)]
+            redis.thaw()
+
+            async def end(grants):
+                for grant in grants:
+                    await store.settle(grant, 1)
+                    await asyncio.sleep(0.004)
+
+            await asyncio.gather(end(before), end(alone), workers.up())
+            await wait_until_async(lambda: store.journal.is_empty, "all is told")
+            return await used(store, *kinds), await admitted(store, [], 9, max_concurrent=9)
+
+    assert asyncio.run(main()) == ([400, 400], 9)
+
+
+def test_it_comes_back_under_load(redis):
+    async def main():
+        workers = Workers(redis)
+        async with workers as (store,):
+            redis.freeze()
+            await store.admit(claim(account="none"))
+            running = True
+
+            async def load(number):
+                while running:
+                    verdict = await store.admit(claim(meter(None), account=f"user:{number}"))
+                    await store.settle(verdict.grant, 0)
+                    await asyncio.sleep(0.002)
+
+            calls = [asyncio.create_task(load(number)) for number in range(20)]
+            redis.thaw()
+            await workers.up()
+            running = False
+            await asyncio.gather(*calls)
+            await wait_until_async(lambda: store.journal.is_empty, "all is told")
+            return await admitted(store, [], 9, max_concurrent=9)
+
+    assert asyncio.run(main()) == 9
+
+
+def test_a_partition_longer_than_a_lease_loses_no_call(redis, monkeypatch):
+    monkeypatch.setattr("proxy.stores.redis.LEASE", 1)
+
+    async def main():
+        workers = Workers(redis, 2)
+        async with workers as (first, second):
+            ended = (await first.admit(claim(tokens(100_000), least=30_000, max_concurrent=2))).grant
+            running = (await first.admit(claim(tokens(100_000), least=30_000, max_concurrent=2))).grant
+            redis.freeze()
+            await asyncio.gather(*(store.admit(claim(account="none")) for store in workers.stores))
+            await workers.down()
+            await first.settle(ended, 100)
+            await asyncio.sleep(1.2)  # the leases lapse
+            redis.thaw()
+            await workers.up()
+            await second.admit(claim(tokens(100_000), max_concurrent=2))
+            await first.settle(running, 200)
+            return await used(second, tokens(100_000))
+
+    assert asyncio.run(main()) == [300]
+
+
+def test_more_workers_than_calls_at_once_is_told_as_what_it_is(redis):
+    async def main():
+        workers = Workers(redis, 3)
+        async with workers as stores:
+            redis.kill()
+            await workers.down()
+            last = max(stores, key=lambda store: store.share.rank)
+            with pytest.raises(StoreUnavailable):
+                await last.admit(claim(max_concurrent=2))
+
+    asyncio.run(main())
+
+
 # -- workers -------------------------------------------------------------------------------------------------------
 
 
@@ -390,23 +503,55 @@ def test_a_lease_whose_holder_died_is_found_by_the_next_call(redis_store):
     assert verdict.lost == (Lost(held.claim.lease, held.admitted_at, 100),)
 
 
-def test_a_holder_that_comes_back_late_settles_nothing(redis_store):
+def test_a_lapsed_lease_is_told_until_somebody_takes_note(redis_store):
+    redis_store.admit(claim(max_concurrent=1))
+    redis_store.move(15, holds=False)
+    (lost,) = redis_store.admit(claim(max_concurrent=2)).lost
+    assert redis_store.admit(claim(max_concurrent=2)).lost == (lost,)
+    redis_store.run(redis_store.store.note("user:1", [lost]))
+    assert redis_store.admit(claim(max_concurrent=3)).lost == ()
+
+
+@pytest.mark.parametrize("is_noted", [True, False])
+def test_a_holder_that_comes_back_late_settles_its_call_once(redis_store, is_noted):
     late = redis_store.admit(claim(tokens(1000), least=100)).grant
     redis_store.move(20, holds=False)
+    lost = redis_store.admit(claim()).lost
+    if is_noted:
+        redis_store.run(redis_store.store.note("user:1", lost))
+    redis_store.settle(late, 10)
+    redis_store.settle(late, 10)
+    assert redis_store.read("user:1", [tokens(1000)]).readings[0].used == 10
+
+
+def test_a_holder_that_renews_late_has_its_place_again(redis_store):
+    redis_store.admit(claim(max_concurrent=1))
+    redis_store.move(20, holds=False)
+    lost = redis_store.run(redis_store.store.admit(claim())).lost
+    redis_store.run(redis_store.store.note("user:1", lost))
+    redis_store.run(redis_store.store.renew({"user:1": redis_store.held["user:1"]}))
+    assert not redis_store.admit(claim(max_concurrent=1)).admitted
+
+
+def test_what_was_noted_is_kept_for_a_day(redis_store):
     redis_store.admit(claim())
-    assert redis_store.settle(late, 10) is False
-    assert [reading.used for reading in redis_store.read("user:1", [tokens(1000)]).readings] == [100]
+    redis_store.move(20, holds=False)
+    redis_store.run(redis_store.store.note("user:1", redis_store.admit(claim()).lost))
+    redis_store.move(86500, holds=False)
+    redis_store.run(redis_store.store.note("user:1", redis_store.admit(claim()).lost))
+    leases = redis_store.run(redis_store.store._command("ZCARD", f"{redis_store.store.prefix}:{{user:1}}:leases"))
+    assert leases == 2  # the one of a moment ago, and that of the day before, noted now
 
 
 def test_every_key_has_a_time_to_live(redis_store):
-    redis_store.found("user:1", {meter(5, "month"): 1})
+    redis_store.learn("user:1", {meter(5, "month"): 1})
     redis_store.admit(claim(meter(5), meter(5, "hour"), meter(5, "month"), tokens(9), least=3))
     redis_store.move(20, holds=False)
     redis_store.admit(claim())
     redis_store.run(redis_store.store.beat())
     keys = redis_store.run(redis_store.store._command("KEYS", f"{redis_store.store.prefix}:*"))
     lives = [redis_store.run(redis_store.store._command("TTL", key)) for key in keys]
-    assert len(keys) == 8
+    assert len(keys) == 7
     assert all(life > 0 for life in lives), dict(zip(keys, lives, strict=True))
 
 

@@ -28,7 +28,7 @@ def test_accounts_that_nothing_is_known_of_any_more_are_dropped():
 
     async def main():
         running = await store.admit(claim(meter(3), account="running"))
-        await store.found("month", {meter(3, "month"): 1})
+        await store.learn("month", {meter(3, "month"): 1}, store.clock())
         for number in range(10_000):
             await call(f"guess-{number}")
             now[0] += 1
@@ -37,3 +37,33 @@ def test_accounts_that_nothing_is_known_of_any_more_are_dropped():
     asyncio.run(main())
     assert {"running", "month"} <= store.accounts.keys()
     assert len(store.accounts) < 200
+
+
+@pytest.mark.parametrize("window", ["day", "month"])
+def test_a_day_that_was_forgotten_may_end(window):
+    calendar, now = meter(10, window), [START]
+    store = MemoryStore(lambda: now[0])
+
+    async def main():
+        await store.learn("user:1", {calendar: 3}, START)
+        grant = (await store.admit(claim(calendar))).grant
+        store.forget_calendars()
+        now[0] += 40 * 86400
+        store.record(grant._replace(admitted_at=now[0]))
+        return (await store.admit(claim(calendar))).unknown
+
+    assert asyncio.run(main()) == (calendar,)
+
+
+def test_a_copy_forgets_nothing():
+    store = MemoryStore(lambda: START)
+
+    async def main():
+        for number in range(10):
+            await store.settle((await store.admit(claim(meter(3), account=f"user:{number}"))).grant, 0)
+        copy = store.copy()
+        for number in range(10):
+            await copy.admit(claim(meter(3), account=f"new:{number}"))
+        return [(await copy.read(f"user:{number}", [meter(3)])).readings[0].used for number in range(10)]
+
+    assert asyncio.run(main()) == [1] * 10

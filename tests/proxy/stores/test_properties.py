@@ -52,7 +52,7 @@ class History:
         store.now = START + next(numbers) % 7919 / 8
         days = {meter: 0 for meter in self.meters if meter.window.is_calendar}
         if days:
-            store.found(self.account, days)
+            store.learn(self.account, days)
 
     def call(self, least, most):
         return self.store.admit(Claim(self.account, self.meters, None, f"call-{next(numbers)}", least, most))
