@@ -1,9 +1,10 @@
 """Guessing passwords, made slow: for the token endpoint and the admin alike, before a password is hashed.
 
 - A name at an address is locked for a quarter of an hour after 10 failures. django-axes keeps that, in the database.
-- A name that fails at many addresses is slowed to one try a second, never locked, or anybody could lock the admin
-  out; and an address that it has signed in from before is not slowed.
-- An address may fail 30 times a minute.
+- A name that fails at many addresses is slowed to one try a second, never locked, or anybody could lock the admin out.
+- An address may fail 30 times a minute. Of IPv6, that is a network of 64 bits: whoever has one address has all of it.
+
+A name at an address that it has signed in from before is held up by the first rule alone.
 """
 
 import hashlib
@@ -58,9 +59,10 @@ class LoginGuard(AxesStandaloneBackend):
             return
         own = own_request(request)
         name, address = name_of(own, {"username": username}), address_of(own)
-        check_address(address)
         check_pair(own, name, address)
-        check_name(name, address)
+        if not is_known(name, address):
+            check_address(address)
+            check_name(name)
 
 
 def check_address(address: str | None) -> None:
@@ -78,11 +80,11 @@ def check_pair(request: HttpRequest, name: str, address: str | None) -> None:
         raise TooManyAttempts("Too many sign-ins with this name have failed here.", retry_after=max(1, seconds))
 
 
-def check_name(name: str, address: str | None) -> None:
-    if counter().count(name_key(name), QUARTER).times < NAME_FAILURES or is_known(name, address):
+def check_name(name: str) -> None:
+    if counter().count(name_key(name), QUARTER).times < NAME_FAILURES:
         return
     if not counter().add(f"{name_key(name)}:pace", PACE, 1):
-        raise TooManyAttempts("This name is tried too often. Wait a moment.", retry_after=PACE)
+        raise TooManyAttempts("This name is tried too often. Wait a moment.", retry_after=2 * PACE)
 
 
 def is_known(name: str, address: str | None) -> bool:
@@ -122,9 +124,12 @@ def address_of(request: Any) -> str | None:
     """Where a request comes from, as AXES_CLIENT_IP_CALLABLE; None where that is no address."""
     found = import_string(settings.CLIENT_ADDRESS)(own_request(request))
     try:
-        return str(ipaddress.ip_address(found))
+        address = ipaddress.ip_address(found)
     except ValueError:
         return None
+    if isinstance(address, ipaddress.IPv6Address):
+        return str(address.ipv4_mapped or ipaddress.ip_network(f"{address}/64", strict=False).network_address)
+    return str(address)
 
 
 def counter() -> EventCounter:

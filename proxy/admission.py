@@ -117,17 +117,21 @@ def meters_for(caller: Caller, model: str, policies: Policies) -> tuple[Meter, .
     return meters_of(limit for limit in limits if limit.model in ("", model))
 
 
+def token_limits(meters: Iterable[Meter]) -> list[int]:
+    return [meter.limit for meter in meters if meter.counts_tokens and meter.limit is not None]
+
+
 def claim_of(caller: Caller, model: str, policies: Policies, lease: str, ask: Ask) -> Claim:
     """What one call asks for."""
     meters = meters_for(caller, model, policies)
-    limits = [meter.limit for meter in meters if meter.counts_tokens and meter.limit is not None]
+    limits = token_limits(meters)
     most_at_once = policies.tiers[caller.tier_id].max_concurrent_requests
     return Claim(account_of(caller.user_id), meters, most_at_once, lease, ask.least(limits), ask.most)
 
 
 def granted_length(ask: Ask, grant: Grant) -> int | None:
     """How many tokens each answer of an admitted call may have. None: as many as the model makes."""
-    if ask.choices and any(meter.counts_tokens and meter.limit is not None for meter in grant.claim.meters):
+    if ask.choices and token_limits(grant.claim.meters):
         return ask.length_of(grant.tokens)
     return ask.length
 

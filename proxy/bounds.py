@@ -4,6 +4,7 @@ No text has more tokens than bytes in UTF-8: the vocabularies of llama.cpp's mod
 chat template puts around it is allowed for. tests/proxy/test_bounds.py holds this against a real llama-server.
 """
 
+import json
 from typing import Any
 
 from .contents import MEDIA, Body
@@ -16,29 +17,45 @@ PER_MEDIUM = 4096  # tokens of a picture or a sound
 PER_TEXT = 4  # tokens around a text that stands alone
 NUMBER_SIZE = 24  # bytes of a number
 
-IN_PROMPT = (
-    *("messages", "input", "system", "instructions", "tools"),
-    *("response_format", "json_schema", "text", "chat_template_kwargs"),  # some templates show them to the model
-)
+HTML_SIGNS = "<>&'"  # written as \\u003c and the like by some templates
+ESCAPE_SIZE = 5  # bytes that such a sign grows by
+
+SAID = ("messages", "input", "system", "instructions")
+WRITTEN = ("tools", "response_format", "json_schema", "text", "chat_template_kwargs")  # shown to the model by some
+WRITTEN_PARTS = ("tool_calls", "function_call", "arguments")
 
 
 def of_chat(body: Body) -> int:
     """Of a chat, a response or a message."""
     own = PER_CALL + (PER_TOOLS if body.get("tools") else 0)
-    return own + sum(of_value(body[name]) for name in IN_PROMPT if name in body)
+    said = sum(of_value(body[name]) for name in SAID if name in body)
+    return own + said + sum(of_json(body[name]) for name in WRITTEN if name in body)
 
 
 def of_value(value: Any) -> int:
-    """Of a value that becomes a part of a prompt."""
+    """Of messages, their parts and texts."""
     if isinstance(value, str):
         return len(value.encode(errors="replace"))
     if isinstance(value, dict):
         if value.get("type") in MEDIA:
             return PER_MEDIUM
-        return PER_ENTRY + sum(PER_ENTRY + of_value(name) + of_value(each) for name, each in value.items())
+        parts = (of_json(each) if is_written(name, each) else of_value(each) for name, each in value.items())
+        return PER_ENTRY + sum(PER_ENTRY + len(name) for name in value) + sum(parts)
     if isinstance(value, list):
         return sum(map(of_value, value))
     return NUMBER_SIZE
+
+
+def is_written(name: str, part: Any) -> bool:
+    """Whether a template writes a part of a message as JSON: a call of a tool."""
+    return name in WRITTEN_PARTS or (name == "input" and isinstance(part, dict))
+
+
+def of_json(value: Any) -> int:
+    """Of what a template writes as JSON: its escapes are longer than the text, and it may be indented."""
+    text = json.dumps(value)
+    escaped = sum(text.count(sign) for sign in HTML_SIGNS)
+    return len(text) + ESCAPE_SIZE * escaped + PER_ENTRY * (text.count(",") + text.count("{") + text.count("["))
 
 
 def of_prompt(body: Body) -> int:

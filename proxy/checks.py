@@ -1,6 +1,6 @@
 """Dangerous settings of the proxy, said aloud by `manage.py check` and at every start."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -8,7 +8,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import DatabaseError
 
-from accounts.models import Quota
+from accounts.models import Quota, Tier
 
 from .stores.guarded import POLICIES
 
@@ -53,19 +53,29 @@ def check_shares(databases: Sequence[str] | None = None, **_: Any) -> list[Check
     """Without Redis each worker gives its share of a limit, and a limit smaller than their number has none for some."""
     if not databases or not settings.REDIS_URL or settings.STORE_DOWN_POLICY != "local":
         return []
-    small = Quota.objects.filter(tier__isnull=False, limit__gt=0, limit__lt=settings.WORKERS).select_related("tier")
+    few = {"gt": 0, "lt": settings.WORKERS}
     try:
         return [
             Warning(
-                f"Tier {quota.tier} has {quota}, fewer than the {settings.WORKERS} workers: without Redis some of them"
-                " would refuse all its calls.",
+                f"{limit} is fewer than the {settings.WORKERS} workers: without Redis some would refuse all its calls.",
                 hint="Raise the limit, run fewer workers, or set STORE_DOWN_POLICY to deny or allow.",
                 id="proxy.W003",
             )
-            for quota in small
+            for limit in small_limits(few)
         ]
     except DatabaseError:  # not migrated yet, or gone: others say so
         return []
+
+
+def small_limits(few: dict[str, int]) -> Iterator[str]:
+    """The limits of tiers and users that lie within these bounds."""
+    for quota in Quota.objects.select_related("tier", "user").filter(
+        **{f"limit__{bound}": value for bound, value in few.items()}
+    ):
+        owner = f"tier {quota.tier}" if quota.tier else f"user {quota.user}"
+        yield f"{quota} of {owner}"
+    for tier in Tier.objects.filter(**{f"max_concurrent_requests__{bound}": value for bound, value in few.items()}):
+        yield f"{tier.max_concurrent_requests} calls at the same time of tier {tier}"
 
 
 @register

@@ -25,7 +25,7 @@ class StoreCounter:
         meter = meter_of(seconds, None)
         try:
             verdict = self.gateway.call(self.gateway.store.read, what, [meter])
-        except StoreUnavailable:
+        except (StoreUnavailable, TimeoutError):
             return Tally(0, 0.0)
         return Tally(verdict.readings[0].used, verdict.readings[0].resets_in)
 
@@ -33,7 +33,7 @@ class StoreCounter:
         claim = Claim(what, (meter_of(seconds, limit),), None, uuid.uuid4().hex)
         try:
             return self.gateway.call(self._add, claim)
-        except StoreUnavailable:
+        except (StoreUnavailable, TimeoutError):
             return True
 
     async def _add(self, claim: Claim) -> bool:

@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
+from weakref import WeakValueDictionary
 
 import orjson
 
@@ -10,6 +12,7 @@ from accounts.errors import GatewayError
 
 from .attempts import Attempt, Errand
 from .bounds import PER_TEXT
+from .errors import UpstreamUnavailable
 from .events import UNREADABLE
 from .fields import inputs_of
 from .pool import Pool
@@ -19,27 +22,30 @@ MOST_TEXT = 256 * 1024  # bytes that it is asked to count
 
 
 class PromptCounter:
-    """Asks llama-servers, but about no more than one call of a caller at a time: refused calls are free."""
+    """Asks llama-servers, but about one call of a caller after the other: refused calls are free."""
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
-        self._asking: set[int] = set()  # users
+        self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()  # by user
 
     async def count(self, user_id: int, errand: Errand) -> int | None:
-        """Tokens of the prompt; None where no llama-server says so now."""
+        """Tokens of the prompt; None where it is too long to be counted.
+
+        Raises UpstreamUnavailable where no llama-server says so in time.
+        """
         path, body = question(errand)
-        fit = self.pool.fit(errand.asked.model)
-        if not fit or user_id in self._asking or len(body) > MOST_TEXT:
+        if len(body) > MOST_TEXT:
             return None
-        self._asking.add(user_id)
+        turn = self._turns.setdefault(user_id, asyncio.Lock())
         try:
-            async with asyncio.timeout(COUNT_TIMEOUT):
-                told = await Attempt(errand, fit[0], self.pool.client).ask(path, body)
-                return tokens_in(told, errand)
-        except (GatewayError, TimeoutError, *UNREADABLE):
-            return None
-        finally:
-            self._asking.discard(user_id)
+            async with asyncio.timeout(COUNT_TIMEOUT), turn:
+                for upstream in self.pool.fit(errand.asked.model):
+                    with suppress(GatewayError, *UNREADABLE):
+                        told = await Attempt(errand, upstream, self.pool.client).ask(path, body)
+                        return tokens_in(told, errand)
+        except TimeoutError:
+            pass
+        raise UpstreamUnavailable("No llama-server can count this prompt at the moment. Try again shortly.")
 
 
 def question(errand: Errand) -> tuple[str, bytes]:

@@ -8,7 +8,7 @@ and exactly one throttle may charge. A view that breaks this is refused when it 
 from collections.abc import Sequence
 from contextlib import suppress
 from inspect import iscoroutinefunction
-from typing import Any
+from typing import Any, cast
 
 from django.core.exceptions import ImproperlyConfigured, RequestAborted
 from django.http import HttpRequest
@@ -99,9 +99,10 @@ class GatedView(APIView):
         """The answer to a call that failed, with what the caller has left."""
         if self.record:
             self.record.answered(error.status, error.code)
-        if not self.has_rate_headers and self.caller is not None:
+        knows_limits = self.caller is not None and not isinstance(error, StoreUnavailable)
+        if knows_limits and not self.has_rate_headers:
             with suppress(StoreUnavailable):
-                self.extra_headers |= await self.rate_headers(self.caller)
+                self.extra_headers |= await self.rate_headers(cast(Caller, self.caller))
         return answer_to(error, envelope=self.envelope)
 
     def handler(self, request: HttpRequest) -> Any:
@@ -154,7 +155,10 @@ class GatedView(APIView):
         endings.push_async_callback(record.settle, self.gateway.admission, self.gateway.ledger.add)
 
     async def count_prompt(self) -> bool:
-        """Have the tokens of a prompt counted whose bound was too much. True where that made it less."""
+        """Have the tokens of a prompt counted whose bound was too much. True where that made it less.
+
+        Raises UpstreamUnavailable where that cannot be done now.
+        """
         return False
 
     def new_record(self, request: Any, caller: Caller) -> Record:

@@ -30,20 +30,30 @@ class Ask(NamedTuple):
     def most(self) -> int:
         return self.prompt + self.choices * self.wanted
 
-    def least(self, limits: Iterable[int]) -> int:
-        """The tokens without which the call is not worth running, of quotas with these limits.
+    @property
+    def enough(self) -> int:
+        """Tokens of one answer that it is not shortened below, unless even an unused quota is too small."""
+        return min(self.wanted, DEFAULT_LENGTH)
 
-        An answer is shortened to what is left now, but not below DEFAULT_LENGTH; below that only where even an unused
-        quota is too small for it.
+    def shortest(self, limits: Iterable[int]) -> int:
+        """Tokens of one answer without which the call is not worth running, of quotas with these limits.
+
+        Where a prompt leaves no room for any, that is none or less.
         """
-        shortest = min(self.wanted, DEFAULT_LENGTH)
-        if self.choices:
-            shortest = min([shortest, *((limit - self.prompt) // self.choices for limit in limits)])
-        return self.prompt + self.choices * max(1, shortest)
+        return min([self.enough, *((limit - self.prompt) // max(1, self.choices) for limit in limits)])
 
-    def may_fit(self, room: int, shortest: int) -> bool:
-        """Whether the call, with answers of `shortest` tokens, might need no more than `room`, were it counted."""
-        return self.prompt // LONGEST_TOKEN + self.choices * shortest <= room
+    def least(self, limits: Iterable[int]) -> int:
+        """The tokens without which the call is not worth running."""
+        return self.prompt + self.choices * max(1, self.shortest(limits))
+
+    def is_cramped(self, limits: Iterable[int]) -> bool:
+        """Whether the bound of the prompt leaves less than enough of an unused quota, and its true size might not."""
+        known = tuple(limits)
+        return self.shortest(known) < (self.enough if self.choices else 0) and self.may_fit(min(known), 1)
+
+    def may_fit(self, room: int, answer: int) -> bool:
+        """Whether the call, with answers of so many tokens, might need no more than `room`, were it counted."""
+        return self.prompt // LONGEST_TOKEN + self.choices * answer <= room
 
     def length_of(self, tokens: int) -> int:
         """How long each answer may be where so many tokens are reserved."""

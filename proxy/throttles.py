@@ -10,10 +10,10 @@ from rest_framework.views import APIView
 from accounts.callers import Caller, Policies
 from accounts.errors import StoreUnavailable
 
-from .admission import calendars_of, claim_of, refusal_reason
+from .admission import calendars_of, claim_of, meters_for, refusal_reason, token_limits
 from .gateway import gateway
 from .metrics import REJECTIONS
-from .reservations import DEFAULT_LENGTH, Ask
+from .reservations import Ask
 from .stores import Verdict
 
 
@@ -49,8 +49,9 @@ class TierThrottle(BaseThrottle):
         """Raises StoreUnavailable where it cannot be decided."""
         tier = policies.tiers[caller.tier_id].name
         try:
+            is_counted = counting_is_due(caller, view, policies) and await view.count_prompt()
             verdict = await self._asked(caller, view, policies)
-            if counting_may_help(verdict, view) and await view.count_prompt():
+            if not is_counted and counting_may_help(verdict, view) and await view.count_prompt():
                 verdict = await self._asked(caller, view, policies)
         except StoreUnavailable:
             REJECTIONS.labels("store", tier).inc()
@@ -67,13 +68,17 @@ class TierThrottle(BaseThrottle):
         return await gateway().admission.admit(claim, caller.user_id, calendars_of(caller, policies))
 
 
+def counting_is_due(caller: Caller, view: Any, policies: Policies) -> bool:
+    """Whether the bound of a prompt is too much for a quota of the caller, so that it has to be counted first."""
+    limits = token_limits(meters_for(caller, getattr(view, "model", ""), policies))
+    return bool(limits) and hasattr(view, "count_prompt") and view.ask.is_cramped(limits)
+
+
 def counting_may_help(verdict: Verdict, view: Any) -> bool:
-    """Whether a call that its prompt's bound kept out might fit if the prompt were counted."""
+    """Whether a call that the bound of its prompt keeps out for now might fit if the prompt were counted."""
     meter = verdict.refused_by
-    if meter is None or meter.limit is None or not meter.counts_tokens or not hasattr(view, "count_prompt"):
+    if meter is None or verdict.retry_after is None or not meter.counts_tokens or not hasattr(view, "count_prompt"):
         return False
     ask: Ask = view.ask
-    if verdict.retry_after is None:  # by its bound it would never fit
-        return ask.may_fit(meter.limit, 1)
     room = next(each.remaining or 0 for each in verdict.readings if each.meter == meter)
-    return ask.may_fit(room, min(ask.wanted, DEFAULT_LENGTH))
+    return ask.may_fit(room, ask.enough)

@@ -8,12 +8,14 @@ from axes.models import AccessAttempt
 from django.db.models import F
 from django.test import Client
 
+from accounts.logins import address_of
 from accounts.models import User
 from proxy.gateway import gateway
 from tests.cast import person
 
 pytestmark = pytest.mark.django_db
 
+numbers = itertools.count(1)
 addresses = (f"10.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}" for n in itertools.count(1))
 
 
@@ -101,7 +103,7 @@ def test_a_name_that_fails_at_many_addresses_is_slowed_and_not_locked(alice, clo
         fail(alice, next(addresses))
     assert fail(alice, next(addresses)) == [401]
     slowed = sign_in(alice, next(addresses))
-    assert (slowed.status_code, slowed["Retry-After"]) == (429, "1")
+    assert (slowed.status_code, slowed["Retry-After"]) == (429, "2")
     clock(2)
     assert sign_in(alice, next(addresses)).status_code == 200
 
@@ -157,3 +159,32 @@ def test_what_was_typed_is_not_kept(alice, somewhere):
 def test_a_sign_in_is_shown_as_the_last_login(alice, somewhere):
     sign_in(alice, somewhere)
     assert User.objects.get(username=alice).last_login is not None
+
+
+def test_where_a_name_is_known_the_failures_of_others_do_not_count(alice, somewhere):
+    sign_in(alice, somewhere)
+    for number in range(31):
+        fail(f"other-{number}", somewhere)
+    assert (fail("nobody", somewhere), sign_in(alice, somewhere).status_code) == ([429], 200)
+
+
+def test_an_ipv6_network_is_one_address(alice):
+    network = f"2001:db8:{next(numbers)}:1"
+    for host in range(30):
+        fail(f"name-{host}", f"{network}::{host + 1:x}")
+    assert sign_in(alice, f"{network}:ffff::1").status_code == 429
+    assert sign_in(alice, f"2001:db8:{next(numbers)}:2::1").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("sent", "address"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8::7", "2001:db8::"),
+        ("", None),
+        ("unix:", None),
+    ],
+)
+def test_what_counts_as_an_address(rf, sent, address):
+    assert address_of(rf.get("/", REMOTE_ADDR=sent)) == address

@@ -5,8 +5,9 @@ import asyncio
 import pytest
 from django.core.checks import Tags, run_checks
 
+from accounts.models import Quota
 from llmgateway.asgi import application
-from tests.cast import new_tier
+from tests.cast import new_tier, person
 
 
 def found(settings, **changes):
@@ -50,10 +51,12 @@ def test_with_redis_there_may_be_any_number_of_workers_and_lanes_of_their_own(se
 @pytest.mark.django_db
 def test_a_limit_that_leaves_some_workers_nothing_is_warned_of(settings):
     settings.REDIS_URL, settings.WORKERS = "redis://x", 8
-    new_tier(requests_a_minute=7)
-    new_tier(requests_a_minute=8)
+    tier = new_tier(requests_a_minute=7, max_concurrent_requests=6)
+    new_tier(requests_a_minute=8, max_concurrent_requests=8)
+    Quota.objects.create(user=person("grace", tier).user, limit=5)
     warnings = run_checks(tags=[Tags.database], databases=["default"])
-    assert [(each.id, "7 requests per minute" in each.msg) for each in warnings] == [("proxy.W003", True)]
+    assert {each.id for each in warnings} == {"proxy.W003"}
+    assert sorted(each.msg.split(" ")[0] for each in warnings) == ["5", "6", "7"]
 
 
 def test_a_development_key_is_fine_for_development(settings):

@@ -1,5 +1,7 @@
 """The bound of a prompt's tokens, against what a real llama-server counts."""
 
+import json
+
 import httpx
 import orjson
 import pytest
@@ -42,11 +44,24 @@ def test_no_text_has_more_tokens(llama, text):
     assert len(tokens) <= bounds.of_texts(text)
 
 
-@pytest.mark.parametrize("tools", [1, 20])
-def test_no_chat_with_tools_has_more_tokens(llama, tools):
-    body = {"messages": [{"role": "user", "content": "Hi"}], "tools": [TOOL] * tools}
-    tokens = counted(llama, "/v1/chat/completions/input_tokens", **body)["input_tokens"]
-    assert tokens <= bounds.of_chat(body)
+@settings(max_examples=150, deadline=None)
+@given(text=st.one_of(texts, st.text("\0\1\n\"\\\\<>&'é漢🙂", max_size=200)), indent=st.sampled_from([None, 4]))
+def test_no_tools_have_more_tokens_as_json(llama, text, indent):
+    """The test model's own template shows no tools, so they are written here as others do."""
+    tools = [{**TOOL, "function": {**FUNCTION, "description": text, text or "x": [1, {"enum": [text, 2]}]}}]
+    for written in (json.dumps(tools, indent=indent), html_safe(json.dumps(tools, indent=indent))):
+        assert len(counted(llama, "/tokenize", content=written)["tokens"]) <= bounds.of_json(tools)
+
+
+def html_safe(written):
+    for sign, code in {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "'": "\\u0027"}.items():
+        written = written.replace(sign, code)
+    return written
+
+
+def test_text_in_a_tool_is_no_picture():
+    tool = {**TOOL, "function": {**FUNCTION, "x": {"type": "image_url", "image_url": "word " * 10_000}}}
+    assert bounds.of_chat({"messages": [], "tools": [tool]}) > 50_000
 
 
 def test_no_ranking_has_more_tokens(ranker):

@@ -77,3 +77,21 @@ def test_what_is_granted_is_never_overdrawn(prompt, choices, length, limit):
 )
 def test_a_prompt_is_worth_counting_where_it_may_be_a_sixteenth_of_its_bound(prompt, room, may):
     assert Ask(prompt, choices=2, length=50).may_fit(room, 50) is may
+
+
+@pytest.mark.parametrize(
+    ("ask", "limits", "cramped"),
+    [
+        (Ask(1600, 1, 100), [2000], False),
+        (Ask(1600, 1, 100), [1700], False),  # just enough for its answer
+        (Ask(1600, 1, 100), [1699], True),  # the bound would shorten it
+        (Ask(1600, 1, 5000), [2111], True),  # to less than 512
+        (Ask(1600, 1, 5000), [2112], False),
+        (Ask(1600, 1, 100), [1000], True),  # or shut it out
+        (Ask(1600, 1, 100), [100], False),  # which even the smallest prompt is
+        (Ask(1600), [1600], False),
+        (Ask(1600), [1599], True),
+    ],
+)
+def test_a_prompt_is_counted_first_where_its_bound_leaves_too_little(ask, limits, cramped):
+    assert ask.is_cramped(limits) is cramped

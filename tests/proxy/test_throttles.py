@@ -32,8 +32,7 @@ def view(ask=ASK):
         (refused(left=200), view(), True),
         (refused(left=199), view(), False),  # not even the smallest prompt would fit
         (refused(left=0), view(), False),
-        (refused(retry_after=None), view(), True),  # never, by its bound
-        (refused(retry_after=None), view(Ask(16_000, 1, 100)), False),
+        (refused(retry_after=None), view(), False),  # never: it was counted before
         (refused("requests"), view(), False),
         (refused(), STOCK_VIEW, False),
         (Verdict(None, refused_by=None, retry_after=1), view(), False),  # too many running

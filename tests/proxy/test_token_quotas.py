@@ -1,10 +1,13 @@
 """Token quotas, as callers meet them: reserved before a call, settled after it, by a real llama-server's counts."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from accounts.models import Quota
 from proxy.gateway import gateway
 from proxy.models import UsageRecord
+from tests import fake_llama as llama_script
 from tests.cast import new_tier, person
 from tests.servers import wait_until
 
@@ -81,6 +84,25 @@ def test_a_prompt_whose_bytes_are_too_many_is_counted(live, chat):
     answer = chat(with_tokens(300), messages=[{"role": "user", "content": WORDS}], max_tokens=5)
     assert answer.status_code == 200, answer.text
     assert 300 - left(answer) == answer.json()["usage"]["prompt_tokens"] + 5
+
+
+def test_of_several_at_once_each_is_counted(live, http):
+    grace = with_tokens(900)
+    body = {"messages": [{"role": "user", "content": WORDS}], "max_tokens": 5}
+    with ThreadPoolExecutor() as pool:
+        calls = [pool.submit(http.post, "/v1/chat/completions", headers=grace.headers, json=body) for _ in range(3)]
+    assert [call.result().status_code for call in calls] == [200] * 3
+
+
+def test_an_answer_is_not_shortened_for_the_sake_of_a_bound(live, chat):
+    answer = chat(with_tokens(1100), messages=[{"role": "user", "content": WORDS}], max_tokens=100)
+    assert "x-max-tokens" not in answer.headers
+
+
+def test_a_prompt_that_cannot_be_counted_is_told_to_come_back(live, chat, fake):
+    fake(llama_script.sends(llama_script.whole("500 Internal Server Error", {})))
+    refused = chat(with_tokens(300), messages=[{"role": "user", "content": WORDS}])
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "upstream_unavailable")
 
 
 @pytest.mark.parametrize(
