@@ -4,8 +4,8 @@ Usage: outage.py [redis] [worker]. Each starts what it needs, as limits.py does.
 fails where a figure is not what that promises.
 
 redis: four workers on a Redis that is killed and started again, for each STORE_DOWN_POLICY.
-worker: one that holds 10 calls is stopped for 30 s, and goes on: its calls are settled after all. Another one is killed:
-its calls are lost.
+worker: one that holds 10 calls is stopped for 30 s, and goes on: its calls are settled after all. Another one is
+killed: its calls are lost.
 """
 
 import asyncio

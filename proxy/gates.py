@@ -8,7 +8,7 @@ and exactly one throttle may charge. A view that breaks this is refused when it 
 from collections.abc import Sequence
 from contextlib import suppress
 from inspect import iscoroutinefunction
-from typing import Any, cast
+from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured, RequestAborted
 from django.http import HttpRequest
@@ -99,10 +99,9 @@ class GatedView(APIView):
         """The answer to a call that failed, with what the caller has left."""
         if self.record:
             self.record.answered(error.status, error.code)
-        knows_limits = self.caller is not None and not isinstance(error, StoreUnavailable)
-        if knows_limits and not self.has_rate_headers:
+        if self.caller is not None and not self.has_rate_headers:
             with suppress(StoreUnavailable):
-                self.extra_headers |= await self.rate_headers(cast(Caller, self.caller))
+                self.extra_headers |= await self.rate_headers(self.caller)
         return answer_to(error, envelope=self.envelope)
 
     def handler(self, request: HttpRequest) -> Any:
@@ -139,7 +138,11 @@ class GatedView(APIView):
             record = self.new_record(request._request, self.caller)
             self.lease = lease_of(record.facts | {"prompt": self.ask.prompt})
         for throttle in [throttle_class() for throttle_class in self.throttle_classes]:
-            admitted = await throttle.aallow_request(request, self)
+            try:
+                admitted = await throttle.aallow_request(request, self)
+            except StoreUnavailable:
+                self.has_rate_headers = True  # all there are: limits are not known, and asking again would take time
+                raise
             if verdict := getattr(throttle, "verdict", None):
                 self.extra_headers |= rate_headers(verdict.readings)
                 self.has_rate_headers = True

@@ -6,11 +6,15 @@ from datetime import UTC, datetime
 import pytest
 from django.db import DataError, OperationalError, ProgrammingError
 
+from accounts.callers import Caller
 from accounts.errors import StoreUnavailable
 from proxy import ledger as module
+from proxy.admission import lease_of
 from proxy.gateway import gateway
 from proxy.ledger import Ledger, write
 from proxy.models import RefusalCount, UsageRecord
+from proxy.records import Record, lost_row
+from proxy.stores import Lost
 from tests.cast import new_tier, numbers, person
 from tests.servers import wait_until
 
@@ -330,3 +334,32 @@ def test_a_tokens_metric_counts_the_same(live, bob, post, http):
     assert counted("prompt") - before[0] == usage["prompt_tokens"]
     assert counted("completion") - before[1] == 3
     assert 'api_time_to_first_token_seconds_count{model="smollm2-135m",tier="enterprise"}' in http.get("/metrics").text
+
+
+LOST = {"error": "lost", "status": 500, "completion_tokens": 512, "is_estimated": True}
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("order", [("lost", "real"), ("real", "lost"), ("lost", "lost", "real", "lost")])
+def test_a_call_taken_for_lost_has_its_own_row_in_the_end(together, order):
+    real = row(completion_tokens=7)
+    rows = [real if kind == "real" else {**real, **LOST} for kind in order]
+    for batch in [rows] if together else [[each] for each in rows]:
+        write(batch, {})
+    kept = UsageRecord.objects.get(request_id=real["request_id"])
+    assert (kept.error, kept.status, kept.completion_tokens, kept.is_estimated) == ("", 200, 7, False)
+
+
+def test_the_row_of_a_lost_call_says_what_was_reserved():
+    caller = Caller(7, "grace", 1, is_active=True, tokens_valid_from=0.0, is_revoked=False, api_key_id=3)
+    call = Record(f"{OURS}{next(numbers)}", caller, "free", "chat-completions", "m", streamed=True, began=0.0)
+    lost = Lost(lease_of(call.facts | {"prompt": 150}), 1_800_000_000.25, 662)
+    write([lost_row(lost)], {})
+    kept = UsageRecord.objects.get(request_id=call.request_id)
+    assert (kept.error, kept.prompt_tokens, kept.completion_tokens, kept.is_estimated) == ("lost", 150, 512, True)
+    assert (kept.user_id, kept.api_key_id, kept.tier, kept.streamed) == (7, 3, "free", True)
+    assert kept.admitted_at.timestamp() == 1_800_000_000.25
+
+
+def test_the_lease_of_something_without_a_row_has_none():
+    assert lost_row(Lost("0123456789", 1.0, 0)) is None
