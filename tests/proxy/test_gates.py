@@ -10,6 +10,8 @@ from rest_framework.views import APIView
 from rest_framework_simplejwt.authentication import JWTAuthentication
 
 from proxy.gates import GatedView
+from proxy.gateway import gateway
+from proxy.stores.memory import MemoryStore
 from proxy.throttles import TierThrottle
 from tests.cast import new_tier, person
 
@@ -51,7 +53,8 @@ class Stock(APIView):
 
 
 @pytest.mark.django_db
-def test_the_throttle_enforces_tiers_on_a_stock_apiview():
+def test_the_throttle_enforces_tiers_on_a_stock_apiview(monkeypatch):
+    monkeypatch.setattr(gateway().admission, "store", MemoryStore())  # this user's id will be another's
     grace = person("grace", new_tier(requests_a_minute=2, max_concurrent_requests=1))
     token = grace.token
     calls = [Stock.as_view()(APIRequestFactory().get("/", HTTP_AUTHORIZATION=f"Bearer {token}")) for _ in range(3)]
