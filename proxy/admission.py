@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -93,7 +94,8 @@ class Admission:
 # -- claims --------------------------------------------------------------------------------------------------------
 
 
-def meters_of(limits: Iterable[Limit]) -> tuple[Meter, ...]:
+@lru_cache(maxsize=1024)
+def meters_of(limits: tuple[Limit, ...]) -> tuple[Meter, ...]:
     """The meters of a caller's quotas."""
     return tuple(
         Meter(f"{metric}:{window}:{model}", WINDOWS[window], limit, metric, model)
@@ -114,7 +116,7 @@ def calendars_of(caller: Caller, policies: Policies) -> list[Meter]:
 def meters_for(caller: Caller, model: str, policies: Policies) -> tuple[Meter, ...]:
     """The meters that a call of this caller on this model counts on. Quotas of other models do not count it."""
     limits = policies.limits(caller.tier_id, caller.user_id)
-    return meters_of(limit for limit in limits if limit.model in ("", model))
+    return meters_of(tuple(limit for limit in limits if limit.model in ("", model)))
 
 
 def token_limits(meters: Iterable[Meter]) -> list[int]:

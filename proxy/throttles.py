@@ -1,6 +1,7 @@
 """The DRF throttle class that enforces tiers and quotas."""
 
 import uuid
+from contextlib import suppress
 from typing import Any
 
 from rest_framework.request import Request
@@ -11,6 +12,7 @@ from accounts.callers import Caller, Policies
 from accounts.errors import StoreUnavailable
 
 from .admission import calendars_of, claim_of, meters_for, refusal_reason, token_limits
+from .errors import UpstreamUnavailable
 from .gateway import gateway
 from .metrics import REJECTIONS
 from .reservations import Ask
@@ -51,8 +53,9 @@ class TierThrottle(BaseThrottle):
         try:
             is_counted = counting_is_due(caller, view, policies) and await view.count_prompt()
             verdict = await self._asked(caller, view, policies)
-            if not is_counted and counting_may_help(verdict, view) and await view.count_prompt():
-                verdict = await self._asked(caller, view, policies)
+            if not is_counted and counting_may_help(verdict, view):
+                with suppress(UpstreamUnavailable):  # then it is refused as it is
+                    verdict = await self._asked(caller, view, policies) if await view.count_prompt() else verdict
         except StoreUnavailable:
             REJECTIONS.labels("store", tier).inc()
             raise
