@@ -132,7 +132,7 @@ def stopped(folder: Path) -> bool:
                 rows = site.rows(name)
                 lost = sum(error == "lost" for _, _, error in rows)
                 equal = used == {"requests": {len(rows)}, "tokens": {sum(tokens for _, tokens, _ in rows)}}
-                failed |= after > 15.5 or lost != expected or not equal
+                failed |= after > 15 or lost != expected or not equal
                 print(f"| {name} | {after:.1f} s | {len(rows)} | {lost} | {equal} |", flush=True)
     return failed
 

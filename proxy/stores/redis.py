@@ -20,7 +20,7 @@ from . import Claim, Grant, Lost, Meter, Store, Verdict
 from .connection import Connection, Refused, StoreDown, connect
 from .wire import SECOND, Keys, is_unknown, keys_of, lost_of, member_of, plans_of, readings_of, stale_of
 
-LEASE = 15  # seconds until a lease lapses that is not renewed
+LEASE = 14  # seconds until a lease lapses that is not renewed: within 15 its place is free
 ALIVE = 15  # seconds until a worker that says nothing counts as gone
 
 ADMITTED, REFUSED, UNKNOWN = range(3)
