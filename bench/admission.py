@@ -82,7 +82,7 @@ def call_of(store: Store) -> Callable[[int], Awaitable[None]]:
 async def ready(store: Store) -> Store:
     await store.start()
     for number in range(CALLERS):
-        await store.found(f"user:{number}", DAYS)
+        await store.learn(f"user:{number}", DAYS, store.clock())
     return store
 
 
