@@ -13,7 +13,7 @@ from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils import timezone
-from django.utils.html import format_html, format_html_join
+from django.utils.html import format_html_join
 from django.utils.safestring import SafeString
 
 from .errors import StoreUnavailable
@@ -113,7 +113,7 @@ class UserAdmin(DjangoUserAdmin):
         try:
             rows = usage_reader().remaining(user.pk, user.tier_id)
         except StoreUnavailable:
-            return format_html("{}", "not known at the moment")
+            return SafeString("not known at the moment")
         lines = ((row.used, "∞" if row.limit is None else row.limit, row.metric, row.window, row.model) for row in rows)
         return format_html_join(SafeString("<br>"), NO_WRAP, lines) or None
 

@@ -5,7 +5,7 @@ GatewayError
 ├── InvalidApiKey            401 invalid_api_key
 │   └── TokenExpired             token_expired
 ├── AccountSuspended         403 account_suspended
-├── TooManyAttempts          429 rate_limit_exceeded
+├── RateLimitExceeded        429 rate_limit_exceeded
 └── StoreUnavailable         503 store_unavailable
 
 proxy/errors.py grows the same tree by what can go wrong with a call.
@@ -66,13 +66,11 @@ class AccountSuspended(GatewayError):
     sentence = "This account is suspended. Ask the administrator of this gateway."
 
 
-class TooManyAttempts(GatewayError):
-    """Of signing in. It is the code of any rate limit."""
-
+class RateLimitExceeded(GatewayError):
     status = 429
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
-    sentence = "Too many sign-ins have failed. Try again later."
+    sentence = "Too many requests. Try again later."
 
 
 class StoreUnavailable(GatewayError):

@@ -11,12 +11,11 @@ import hashlib
 import ipaddress
 import math
 from datetime import timedelta
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 from axes.backends import AxesStandaloneBackend
 from axes.handlers.proxy import AxesProxyHandler
 from axes.models import AccessAttempt, AccessLog
-from django.apps import apps
 from django.conf import settings
 from django.contrib.auth.signals import user_login_failed
 from django.dispatch import receiver
@@ -24,35 +23,20 @@ from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from .errors import TooManyAttempts
+from .errors import RateLimitExceeded
+from .models import User
+from .usage import event_counter
 
 ADDRESS_FAILURES = 30  # of one address in a MINUTE
 NAME_FAILURES = 10  # of one name in a QUARTER, from which on it is slowed
 MINUTE, QUARTER = 60, 900  # seconds
 PACE = 1  # seconds between two tries of a name that is slowed
 KNOWN_FOR = timedelta(days=90)  # that an address is known where a name has signed in from
-LONGEST_NAME = 150  # characters of a user name
-
-
-class Tally(NamedTuple):
-    """How often something happened in a window, and the seconds until that is forgotten."""
-
-    times: int
-    resets_in: float
-
-
-class EventCounter(Protocol):
-    """What happens in the last so many seconds, counted over all workers. Provided by proxy, where limits are."""
-
-    def count(self, what: str, seconds: int) -> Tally: ...
-
-    def add(self, what: str, seconds: int, limit: int | None = None) -> bool:
-        """Count one more, unless there are as many as the limit already."""
-        ...
+LONGEST_NAME = User._meta.get_field("username").max_length  # characters
 
 
 class LoginGuard(AxesStandaloneBackend):
-    """The first of AUTHENTICATION_BACKENDS. It signs nobody in; it raises TooManyAttempts."""
+    """The first of AUTHENTICATION_BACKENDS. It signs nobody in; it raises RateLimitExceeded."""
 
     def authenticate(self, request: Any, username: str | None = None, password: str | None = None, **_: Any) -> None:
         if request is None or username is None:
@@ -66,10 +50,10 @@ class LoginGuard(AxesStandaloneBackend):
 
 
 def check_address(address: str | None) -> None:
-    failures = counter().count(f"login-address:{address}", MINUTE)
+    failures = event_counter().count(f"login-address:{address}", MINUTE)
     if failures.times >= ADDRESS_FAILURES:
         sentence = "Too many sign-ins from this address have failed."
-        raise TooManyAttempts(sentence, retry_after=math.ceil(failures.resets_in))
+        raise RateLimitExceeded(sentence, retry_after=math.ceil(failures.resets_in))
 
 
 def check_pair(request: HttpRequest, name: str, address: str | None) -> None:
@@ -77,14 +61,14 @@ def check_pair(request: HttpRequest, name: str, address: str | None) -> None:
         last = AccessAttempt.objects.filter(username=name, ip_address=address).order_by("-attempt_time").first()
         ends = (last.attempt_time if last else timezone.now()) + settings.AXES_COOLOFF_TIME
         seconds = math.ceil((ends - timezone.now()).total_seconds())
-        raise TooManyAttempts("Too many sign-ins with this name have failed here.", retry_after=max(1, seconds))
+        raise RateLimitExceeded("Too many sign-ins with this name have failed here.", retry_after=max(1, seconds))
 
 
 def check_name(name: str) -> None:
-    if counter().count(name_key(name), QUARTER).times < NAME_FAILURES:
+    if event_counter().count(name_key(name), QUARTER).times < NAME_FAILURES:
         return
-    if not counter().add(f"{name_key(name)}:pace", PACE, 1):
-        raise TooManyAttempts("This name is tried too often. Wait a moment.", retry_after=2 * PACE)
+    if not event_counter().add(f"{name_key(name)}:pace", PACE, 1):
+        raise RateLimitExceeded("This name is tried too often. Wait a moment.", retry_after=2 * PACE)
 
 
 def is_known(name: str, address: str | None) -> bool:
@@ -93,16 +77,11 @@ def is_known(name: str, address: str | None) -> bool:
 
 
 @receiver(user_login_failed)
-def count_failure(
-    sender: Any,
-    credentials: dict[str, Any],
-    request: Any = None,
-    **_: Any,
-) -> None:
+def count_failure(sender: Any, credentials: dict[str, Any], request: Any = None, **_: Any) -> None:
     if request is None:
         return
-    counter().add(f"login-address:{address_of(own_request(request))}", MINUTE)
-    counter().add(name_key(name_of(request, credentials)), QUARTER)
+    event_counter().add(f"login-address:{address_of(own_request(request))}", MINUTE)
+    event_counter().add(name_key(name_of(request, credentials)), QUARTER)
 
 
 def name_key(name: str) -> str:
@@ -130,9 +109,3 @@ def address_of(request: Any) -> str | None:
     if isinstance(address, ipaddress.IPv6Address):
         return str(address.ipv4_mapped or ipaddress.ip_network(f"{address}/64", strict=False).network_address)
     return str(address)
-
-
-def counter() -> EventCounter:
-    """What proxy registered when Django started."""
-    registered: EventCounter = apps.get_app_config("accounts").event_counter  # type: ignore[attr-defined]  # set in ready()
-    return registered

@@ -27,7 +27,29 @@ class UsageReader(Protocol):
         ...
 
 
+class Tally(NamedTuple):
+    """How often something happened in a window, and the seconds until all of that is forgotten."""
+
+    times: int
+    resets_in: float
+
+
+class EventCounter(Protocol):
+    """What happened in the last so many seconds, counted over all workers."""
+
+    def count(self, what: str, seconds: int) -> Tally: ...
+
+    def add(self, what: str, seconds: int, limit: int | None = None) -> bool:
+        """Count one more, unless there are as many as the limit already."""
+        ...
+
+
 def usage_reader() -> UsageReader:
     """What proxy registered when Django started."""
     reader: UsageReader = apps.get_app_config("accounts").usage_reader  # type: ignore[attr-defined]  # set in ready()
     return reader
+
+
+def event_counter() -> EventCounter:
+    counter: EventCounter = apps.get_app_config("accounts").event_counter  # type: ignore[attr-defined]  # set in ready()
+    return counter

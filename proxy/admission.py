@@ -9,10 +9,10 @@ from typing import Any
 import orjson
 
 from accounts.callers import Caller, Limit, Policies
-from accounts.errors import GatewayError, StoreUnavailable
+from accounts.errors import GatewayError, RateLimitExceeded, StoreUnavailable
 from accounts.usage import QuotaUse
 
-from .errors import InsufficientQuota, RateLimitExceeded, RequestExceedsQuota
+from .errors import InsufficientQuota, RequestExceedsQuota
 from .history import History
 from .reservations import Ask
 from .stores import Claim, Grant, Lost, Meter, Reading, Store, Verdict

@@ -12,10 +12,10 @@ from django.http import Http404, HttpResponse
 from django.http.response import HttpResponseBase
 from rest_framework import exceptions
 
-from accounts.errors import GatewayError, InvalidApiKey, InvalidRequest, StoreUnavailable
+from accounts.errors import GatewayError, InvalidApiKey, InvalidRequest, RateLimitExceeded, StoreUnavailable
 
 from . import envelopes
-from .errors import InvalidJson, MethodNotAllowed, RateLimitExceeded, UnknownUrl
+from .errors import InvalidJson, MethodNotAllowed, UnknownUrl
 
 logger = logging.getLogger(__name__)
 

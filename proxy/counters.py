@@ -4,7 +4,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 from accounts.errors import StoreUnavailable
-from accounts.logins import Tally
+from accounts.usage import Tally
 
 from .stores import Claim, Meter
 from .windows import Sliding

@@ -14,8 +14,8 @@ GatewayError (accounts/errors.py)
 ├── MethodNotAllowed         405 method_not_allowed
 ├── RequestTimeout           408 request_timeout
 ├── RequestTooLarge          413 request_too_large
-├── RateLimitExceeded        429 rate_limit_exceeded
-│   └── InsufficientQuota        insufficient_quota
+├── RateLimitExceeded (accounts/errors.py)
+│   └── InsufficientQuota    429 insufficient_quota
 ├── UpstreamError            502 upstream_error
 │   └── BrokenOff                (the connection broke; what came so far may be less than all)
 ├── UpstreamUnavailable      503 upstream_unavailable
@@ -23,7 +23,7 @@ GatewayError (accounts/errors.py)
 └── UpstreamTimeout          504 upstream_timeout
 """
 
-from accounts.errors import GatewayError, InvalidRequest
+from accounts.errors import GatewayError, InvalidRequest, RateLimitExceeded
 
 
 class InvalidJson(InvalidRequest):
@@ -101,13 +101,6 @@ class RequestTooLarge(InvalidRequest):
     @property
     def headers(self) -> dict[str, str]:
         return {"Connection": "close"}
-
-
-class RateLimitExceeded(GatewayError):
-    status = 429
-    type = "rate_limit_error"
-    code = "rate_limit_exceeded"
-    sentence = "Too many requests. Try again later."
 
 
 class InsufficientQuota(RateLimitExceeded):

@@ -18,13 +18,13 @@ from rest_framework.views import APIView
 
 from accounts.authentication import TokenAuthentication
 from accounts.callers import Caller
-from accounts.errors import GatewayError, StoreUnavailable
+from accounts.errors import GatewayError, RateLimitExceeded, StoreUnavailable
 
 from . import envelopes
 from .admission import lease_of, meters_for, refusal
 from .answers import Envelope, answer_to, error_of
 from .endings import Endings
-from .errors import MethodNotAllowed, RateLimitExceeded
+from .errors import MethodNotAllowed
 from .gateway import Gateway, gateway
 from .rates import rate_headers
 from .records import Record
