@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import AsyncExitStack, suppress
+from typing import Any
 
 
 class Endings(AsyncExitStack):
@@ -16,3 +17,11 @@ class Endings(AsyncExitStack):
             with suppress(asyncio.CancelledError):
                 await asyncio.shield(unwinding)
         unwinding.result()
+
+
+async def cancelled(task: "asyncio.Task[Any]") -> None:
+    """End a task, and wait until it has. What it failed with is nobody's any more."""
+    task.cancel()
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()

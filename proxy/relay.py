@@ -4,14 +4,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, contextmanager
-from typing import Any
 
 import orjson
 
 from accounts.errors import GatewayError
 
 from .attempts import Attempt, Errand, Portion, Portions
-from .endings import Endings
+from .endings import Endings, cancelled
 from .errors import BrokenOff, NeverSent, UpstreamError
 from .events import COMMENT, NO_ANSWER, UNREADABLE
 from .metrics import UPSTREAM_ERRORS
@@ -208,11 +207,3 @@ class Relay:
 async def nothing() -> Portions:
     return
     yield []
-
-
-async def cancelled(task: "asyncio.Task[Any]") -> None:
-    """End a task, and wait until it has. What it failed with is nobody's any more."""
-    task.cancel()
-    await asyncio.wait({task})
-    if not task.cancelled():
-        task.exception()

@@ -170,7 +170,7 @@ class Count:
         other = Count(self.window)
         other.buckets = deque([*bucket] for bucket in self.buckets)
         other.used = self.used - self.base
-        other.all_free_at = self.all_free_at
+        other.drops_at, other.all_free_at = self.drops_at, self.all_free_at
         return other
 
     @property

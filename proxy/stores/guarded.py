@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from accounts.errors import StoreUnavailable
+from proxy.endings import cancelled
 
 from . import Claim, Grant, Lost, Meter, Store, Verdict
 from .connection import StoreDown
@@ -19,7 +20,7 @@ from .journal import Journal
 from .memory import MemoryStore
 from .redis import RedisStore
 from .shares import Share, fits, whole
-from .wire import lease_of
+from .wire import member_of
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class GuardedStore(Store):
         self.changed = changed
         self.is_up = False
         self.share = Share(workers, workers - 1)
-        self.mirror = MemoryStore(shared.clock, lease_of)  # own grants, in whatever way they came about
+        self.mirror = MemoryStore(shared.clock, member_of)  # own grants, in whatever way they came about
         self.journal = Journal(shared)  # what Redis does not know of them
         self._epoch: str | None = None
         self._renewed_at = 0.0
@@ -125,7 +126,7 @@ class GuardedStore(Store):
             raise StoreUnavailable("Limits cannot be checked at the moment. Try again shortly.")
         if self.policy == "allow":
             now = self.clock()
-            grant = Grant(claim, now, claim.most, lease_of(claim, now, claim.most))
+            grant = Grant(claim, now, claim.most, member_of(claim.lease, now, claim.most))
             self.mirror.record(grant)
             verdict = Verdict(grant, (await self.mirror.read(claim.account, claim.meters)).readings)
         else:
@@ -169,12 +170,14 @@ class GuardedStore(Store):
         self._task = asyncio.create_task(self._run(), name="store")
 
     async def stop(self) -> None:
+        """Tell Redis the last things. What it cannot be told now stays charged there as it was reserved."""
         if self._task is not None:
-            self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await cancelled(self._task)
         with suppress(StoreDown):
+            await self.journal.send()
             await self.shared.leave()
+        if not self.journal.is_empty:
+            logger.error("Redis could not be told how calls ended, and counts them as they were reserved.")
         await self.shared.stop()
 
     async def _run(self) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeVar
 from . import Claim, Grant
 from .memory import Account, MemoryStore
 from .redis import RedisStore
-from .wire import lease_of
+from .wire import member_of
 
 T = TypeVar("T")
 
@@ -97,4 +97,4 @@ class Journal:
         await self.shared.settle(*settlement)
 
     def _new_memory(self) -> MemoryStore:
-        return MemoryStore(self.shared.clock, lease_of)
+        return MemoryStore(self.shared.clock, member_of)

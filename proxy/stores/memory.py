@@ -13,11 +13,11 @@ from . import Claim, Grant, Lost, Meter, Reading, Store, Verdict, is_stale
 LOOKED_AT = 2  # accounts, for each that is new
 
 Counts = list[tuple[Meter, Count]]
-NameLease = Callable[[Claim, float, int], str]
+NameLease = Callable[[str, float, int], str]
 
 
-def as_asked(claim: Claim, admitted_at: float, tokens: int) -> str:  # noqa: ARG001  # the shape of a NameLease
-    return claim.lease
+def as_asked(lease: str, admitted_at: float, tokens: int) -> str:  # noqa: ARG001  # the shape of a NameLease
+    return lease
 
 
 class Account:
@@ -43,7 +43,7 @@ class Account:
 class MemoryStore(Store):
     """A Store of one process and one event loop. Its leases end with the process, so they need not lapse.
 
-    `name_lease` makes a lease of a claim, the moment it is admitted and the tokens it gets.
+    `name_lease` makes a grant's lease of its claim's, the moment it is admitted and the tokens it gets.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time, name_lease: NameLease = as_asked) -> None:
@@ -69,7 +69,7 @@ class MemoryStore(Store):
         if claim.max_concurrent is not None and len(account.running) >= claim.max_concurrent:
             return Verdict(None, readings(counts, now), None, 1, stale=stale)
         tokens = granted(claim, counts)
-        grant = Grant(claim, now, tokens, self.name_lease(claim, now, tokens))
+        grant = Grant(claim, now, tokens, self.name_lease(claim.lease, now, tokens))
         self._charge(account, grant, counts)
         return Verdict(grant, readings(counts, now), stale=stale)
 

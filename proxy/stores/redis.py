@@ -18,7 +18,7 @@ from proxy.windows import Count
 
 from . import Claim, Grant, Lost, Meter, Store, Verdict
 from .connection import Connection, Refused, StoreDown, connect
-from .wire import SECOND, Keys, is_unknown, keys_of, lost_of, member_of, plans_of, readings_of, stale_of
+from .wire import SECOND, Keys, keys_of, lost_of, member_of, plans_of, readings_of, stale_of, unknown_of
 
 LEASE = 14  # seconds until a lease lapses that is not renewed: within 15 its place is free
 ALIVE = 15  # seconds until a worker that says nothing counts as gone
@@ -45,9 +45,8 @@ ADMIT, SETTLE, CANCEL, LEARN, READ, RENEW, NOTE, ADD, BEAT = SCRIPTS = tuple(
 
 
 class Pulse(NamedTuple):
-    """What a heartbeat tells: Redis's clock, the name of its memory, and the workers that are alive, in order."""
+    """What a heartbeat tells: the name of Redis's memory, and the workers that are alive, in order."""
 
-    now: float
     epoch: str
     workers: tuple[str, ...]
 
@@ -104,8 +103,7 @@ class RedisStore(Store):
         readings = readings_of(claim.meters, told_readings)
         gone = tuple(map(lost_of, lost))
         if status == UNKNOWN:
-            unknown = tuple(m for m, told in zip(claim.meters, told_readings, strict=True) if is_unknown(m, told))
-            return Verdict(None, readings, unknown=unknown, lost=gone)
+            return Verdict(None, readings, unknown=unknown_of(claim.meters, told_readings), lost=gone)
         stale = stale_of(claim.meters, told_readings, now)
         if status == REFUSED:
             meter = claim.meters[refusing - 1] if refusing else None
@@ -130,13 +128,12 @@ class RedisStore(Store):
         await self._run(LEARN, self._keys(account, meters).meters, *told, *uses.values())
 
     async def note(self, account: str, lost: Sequence[Lost]) -> None:
-        await self._run(NOTE, (self._keys(account, ()).leases,), *map(member_of, lost))
+        await self._run(NOTE, (self._keys(account, ()).leases,), *(member_of(*each) for each in lost))
 
     async def read(self, account: str, meters: Sequence[Meter]) -> Verdict:
         asked = tuple(meters)
         _, told = await self._run(READ, self._keys(account, asked).meters, self._plans(asked))
-        unknown = tuple(m for m, each in zip(asked, told, strict=True) if is_unknown(m, each))
-        return Verdict(None, readings_of(asked, told), unknown=unknown)
+        return Verdict(None, readings_of(asked, told), unknown=unknown_of(asked, told))
 
     # -- workers -------------------------------------------------------------------------------------------------
 
@@ -147,7 +144,7 @@ class RedisStore(Store):
         began = time.time()
         now, epoch, workers = await self._run(BEAT, (f"{tag}:alive", f"{tag}:epoch"), *said)
         self.skew = now / SECOND - (began + time.time()) / 2
-        return Pulse(now / SECOND, epoch.decode(), tuple(each.decode() for each in workers))
+        return Pulse(epoch.decode(), tuple(each.decode() for each in workers))
 
     async def leave(self) -> None:
         """Count as gone from now on."""
@@ -155,8 +152,8 @@ class RedisStore(Store):
 
     async def renew(self, leases: Mapping[str, Iterable[str]]) -> None:
         """Keep these leases, of each account, from lapsing."""
-        keys = [(f"{self.prefix}:{{{account}}}:leases", tuple(held)) for account, held in leases.items()]
-        await asyncio.gather(*(self._run(RENEW, (key,), LEASE, *held) for key, held in keys if held))
+        running = {self._keys(account, ()).leases: tuple(held) for account, held in leases.items()}
+        await asyncio.gather(*(self._run(RENEW, (key,), LEASE, *held) for key, held in running.items() if held))
 
     async def add(self, account: str, counts: Mapping[Meter, Count], leases: Sequence[str], mark: str) -> None:
         """Add what was counted and admitted elsewhere. A second time with the same mark does nothing.

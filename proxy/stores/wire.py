@@ -8,7 +8,7 @@ import orjson
 
 from proxy.windows import Sliding, edges
 
-from . import Claim, Lost, Meter, Reading, is_stale
+from . import Lost, Meter, Reading, is_stale
 
 SECOND = 1_000_000  # of the scripts' microseconds
 
@@ -43,8 +43,9 @@ def readings_of(meters: Iterable[Meter], told: Iterable[Any]) -> tuple[Reading, 
     return tuple(Reading(meter, each[0], each[1] / SECOND) for meter, each in zip(meters, told, strict=True))
 
 
-def is_unknown(meter: Meter, told: Any) -> bool:
-    return meter.window.is_calendar and told[2] < 0
+def unknown_of(meters: Iterable[Meter], told: Iterable[Any]) -> tuple[Meter, ...]:
+    """The calendar meters that no ledger was read for yet."""
+    return tuple(m for m, each in zip(meters, told, strict=True) if m.window.is_calendar and each[2] < 0)
 
 
 def stale_of(meters: Iterable[Meter], told: Iterable[Any], now: int) -> tuple[tuple[Meter, float], ...]:
@@ -56,15 +57,11 @@ def stale_of(meters: Iterable[Meter], told: Iterable[Any], now: int) -> tuple[tu
     )
 
 
-def lease_of(claim: Claim, admitted_at: float, tokens: int) -> str:
-    """A lease as the scripts write it."""
-    return f"{round(admitted_at * SECOND)} {tokens} {claim.lease}"
+def member_of(lease: str, admitted_at: float, tokens: int) -> str:
+    """A lease as the scripts keep it."""
+    return f"{round(admitted_at * SECOND)} {tokens} {lease}"
 
 
-def lost_of(lease: bytes) -> Lost:
-    admitted_at, tokens, asked = lease.decode().split(" ", 2)
-    return Lost(asked, int(admitted_at) / SECOND, int(tokens))
-
-
-def member_of(lost: Lost) -> str:
-    return f"{round(lost.admitted_at * SECOND)} {lost.tokens} {lost.lease}"
+def lost_of(member: bytes) -> Lost:
+    admitted_at, tokens, lease = member.decode().split(" ", 2)
+    return Lost(lease, int(admitted_at) / SECOND, int(tokens))
