@@ -1,7 +1,6 @@
 """From policies to a claim, from a claim to a verdict of the store, and from that to the answer of a refusal."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -18,13 +17,11 @@ from .reservations import Ask
 from .stores import Claim, Grant, Lost, Meter, Reading, Store, Verdict
 from .windows import WINDOWS
 
-logger = logging.getLogger(__name__)
-
 TRIES = 5  # times that a store is asked, and learns what it needs to know
 
 
 class Admission:
-    """Admits calls and settles them, by a store that may have to learn what the ledger knows.
+    """Admits calls, by a store that may have to learn what the ledger knows.
 
     `lost` takes the calls whose holder died.
     """
@@ -36,27 +33,28 @@ class Admission:
         self._teaching: dict[str, asyncio.Task[None]] = {}  # by account
         self._noting: set[asyncio.Task[None]] = set()
 
-    async def admit(self, claim: Claim, user_id: int, calendars: Sequence[Meter]) -> Verdict:
-        """`calendars` are all meters of days and months that the account has.
+    async def admit(self, claim: Claim, user_id: int, all_meters: Callable[[], Sequence[Meter]]) -> Verdict:
+        """Where the store has to learn of a meter, it is told of all that the account has.
 
         Raises StoreUnavailable where the store, or the ledger that it has to learn from, is out of reach.
         """
-        verdict = await self._answered(claim.account, user_id, calendars, lambda: self.store.admit(claim))
+        verdict = await self._answered(claim.account, user_id, all_meters, lambda: self.store.admit(claim))
         if verdict.stale and claim.account not in self._teaching:
             since = verdict.stale[0][1]
             self._teach(claim.account, user_id, [meter for meter, began in verdict.stale if began == since], since)
         return verdict
 
-    async def settle(self, grant: Grant, tokens: int) -> None:
-        await self.store.settle(grant, tokens)
-
     async def read(self, user_id: int, meters: Sequence[Meter]) -> tuple[Reading, ...]:
         account = account_of(user_id)
-        verdict = await self._answered(account, user_id, meters, lambda: self.store.read(account, meters))
+        verdict = await self._answered(account, user_id, lambda: meters, lambda: self.store.read(account, meters))
         return verdict.readings
 
     async def _answered(
-        self, account: str, user_id: int, calendars: Sequence[Meter], ask: Callable[[], Awaitable[Verdict]]
+        self,
+        account: str,
+        user_id: int,
+        all_meters: Callable[[], Sequence[Meter]],
+        ask: Callable[[], Awaitable[Verdict]],
     ) -> Verdict:
         """The answer of the store, once it knows what it must."""
         for _ in range(TRIES):
@@ -66,7 +64,7 @@ class Admission:
             if not verdict.unknown:
                 return verdict
             if account not in self._teaching:
-                self._teach(account, user_id, [meter for meter in calendars if meter.window.is_calendar], None)
+                self._teach(account, user_id, [meter for meter in all_meters() if meter.window.is_calendar], None)
             await asyncio.shield(self._teaching[account])
         raise StoreUnavailable("What this account has used is not known at the moment. Try again shortly.")
 
@@ -107,10 +105,9 @@ def account_of(user_id: int) -> str:
     return f"user:{user_id}"
 
 
-def calendars_of(caller: Caller, policies: Policies) -> list[Meter]:
-    """All meters of days and months of a caller, of whichever model."""
-    meters = meters_of(policies.limits(caller.tier_id, caller.user_id))
-    return [meter for meter in meters if meter.window.is_calendar]
+def all_meters(caller: Caller, policies: Policies) -> tuple[Meter, ...]:
+    """The meters of a caller, of whichever model."""
+    return meters_of(policies.limits(caller.tier_id, caller.user_id))
 
 
 def meters_for(caller: Caller, model: str, policies: Policies) -> tuple[Meter, ...]:
@@ -123,12 +120,9 @@ def token_limits(meters: Iterable[Meter]) -> list[int]:
     return [meter.limit for meter in meters if meter.counts_tokens and meter.limit is not None]
 
 
-def claim_of(caller: Caller, model: str, policies: Policies, lease: str, ask: Ask) -> Claim:
+def claim_of(user_id: int, meters: tuple[Meter, ...], most_at_once: int | None, lease: str, ask: Ask) -> Claim:
     """What one call asks for."""
-    meters = meters_for(caller, model, policies)
-    limits = token_limits(meters)
-    most_at_once = policies.tiers[caller.tier_id].max_concurrent_requests
-    return Claim(account_of(caller.user_id), meters, most_at_once, lease, ask.least(limits), ask.most)
+    return Claim(account_of(user_id), meters, most_at_once, lease, ask.least(token_limits(meters)), ask.most)
 
 
 def granted_length(ask: Ask, grant: Grant) -> int | None:

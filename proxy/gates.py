@@ -155,7 +155,7 @@ class GatedView(APIView):
         """Begin an admitted call: whatever becomes of it, it is settled when it ends."""
         self.record = record
         record.grant = grant
-        endings.push_async_callback(record.settle, self.gateway.admission, self.gateway.ledger.add)
+        endings.push_async_callback(record.settle, self.gateway.store, self.gateway.ledger.add)
 
     async def count_prompt(self) -> bool:
         """Have the tokens of a prompt counted whose bound was too much. True where that made it less.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
@@ -14,24 +14,17 @@ from accounts.callers import Caller
 from accounts.errors import GatewayError
 
 from .events import UNREADABLE
+from .ledger import Row
 from .metrics import FIRST_TOKEN, TOKENS
 from .models import TAKEN_FOR_LOST
 from .readers import Reader
-from .stores import Grant, Lost
+from .stores import Grant, Lost, Store
 from .usage import NOTHING_KNOWN, Usage
 
 logger = logging.getLogger(__name__)
 
 CLIENT_LEFT = 499  # nginx's number for a request whose client left before it was answered
 LOST = 500
-
-Row = dict[str, Any]
-
-
-class Settles(Protocol):
-    async def settle(self, grant: Grant, tokens: int) -> None:
-        """Put what a call used in place of what was reserved."""
-        ...
 
 
 @dataclass(slots=True, eq=False)
@@ -76,7 +69,7 @@ class Record:
             return self.known
         return NOTHING_KNOWN if self.upstream and self.status >= CLIENT_LEFT else Usage()  # refused: nothing was run
 
-    async def settle(self, admission: Settles, keep: Callable[[Row], None]) -> None:
+    async def settle(self, store: Store, keep: Callable[[Row], None]) -> None:
         """Count the call, give back what it did not use, and hand its row to the ledger."""
         assert self.grant is not None
         usage = self.usage
@@ -88,7 +81,7 @@ class Record:
         if self.first_token_at is not None:
             first_token.observe(self.first_token_at - self.began)
         try:
-            await admission.settle(self.grant, usage.total)
+            await store.settle(self.grant, usage.total)
         except Exception:  # whatever is wrong with the store, the row is not to be lost
             logger.exception("A call could not be settled: %s", self.request_id)
         keep(self.row(usage))

@@ -11,12 +11,12 @@ from rest_framework.views import APIView
 from accounts.callers import Caller, Policies
 from accounts.errors import StoreUnavailable
 
-from .admission import calendars_of, claim_of, meters_for, refusal_reason, token_limits
+from .admission import all_meters, claim_of, meters_for, refusal_reason, token_limits
 from .errors import UpstreamUnavailable
 from .gateway import gateway
 from .metrics import REJECTIONS
 from .reservations import Ask
-from .stores import Verdict
+from .stores import Meter, Verdict
 
 
 class TierThrottle(BaseThrottle):
@@ -44,18 +44,20 @@ class TierThrottle(BaseThrottle):
         """Admit a request that ends at once."""
         verdict = await self.admit(caller, view, policies)
         if verdict.grant:
-            await gateway().admission.settle(verdict.grant, 0)
+            await gateway().store.settle(verdict.grant, 0)
         return verdict
 
     async def admit(self, caller: Caller, view: Any, policies: Policies) -> Verdict:
-        """Raises StoreUnavailable where it cannot be decided."""
+        """Raises StoreUnavailable where it cannot be decided, UpstreamUnavailable where a prompt cannot be counted."""
         tier = policies.tiers[caller.tier_id].name
+        meters = meters_for(caller, getattr(view, "model", ""), policies)
         try:
-            is_counted = counting_is_due(caller, view, policies) and await view.count_prompt()
-            verdict = await self._asked(caller, view, policies)
+            is_counted = counting_is_due(meters, view) and await view.count_prompt()
+            verdict = await self._asked(caller, view, policies, meters)
             if not is_counted and counting_may_help(verdict, view):
                 with suppress(UpstreamUnavailable):  # then it is refused as it is
-                    verdict = await self._asked(caller, view, policies) if await view.count_prompt() else verdict
+                    if await view.count_prompt():
+                        verdict = await self._asked(caller, view, policies, meters)
         except StoreUnavailable:
             REJECTIONS.labels("store", tier).inc()
             raise
@@ -65,15 +67,16 @@ class TierThrottle(BaseThrottle):
             gateway().ledger.add_refusal(caller.user_id, reason)
         return verdict
 
-    async def _asked(self, caller: Caller, view: Any, policies: Policies) -> Verdict:
+    async def _asked(self, caller: Caller, view: Any, policies: Policies, meters: tuple[Meter, ...]) -> Verdict:
         ask, lease = getattr(view, "ask", Ask()), getattr(view, "lease", None) or uuid.uuid4().hex
-        claim = claim_of(caller, getattr(view, "model", ""), policies, lease, ask)
-        return await gateway().admission.admit(claim, caller.user_id, calendars_of(caller, policies))
+        most_at_once = policies.tiers[caller.tier_id].max_concurrent_requests
+        claim = claim_of(caller.user_id, meters, most_at_once, lease, ask)
+        return await gateway().admission.admit(claim, caller.user_id, lambda: all_meters(caller, policies))
 
 
-def counting_is_due(caller: Caller, view: Any, policies: Policies) -> bool:
+def counting_is_due(meters: tuple[Meter, ...], view: Any) -> bool:
     """Whether the bound of a prompt is too much for a quota of the caller, so that it has to be counted first."""
-    limits = token_limits(meters_for(caller, getattr(view, "model", ""), policies))
+    limits = token_limits(meters)
     return bool(limits) and hasattr(view, "count_prompt") and view.ask.is_cramped(limits)
 
 

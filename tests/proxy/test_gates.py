@@ -54,7 +54,9 @@ class Stock(APIView):
 
 @pytest.mark.django_db
 def test_the_throttle_enforces_tiers_on_a_stock_apiview(monkeypatch):
-    monkeypatch.setattr(gateway().admission, "store", MemoryStore())  # this user's id will be another's
+    store = MemoryStore()  # this user's id will be another's
+    monkeypatch.setattr(gateway(), "store", store)
+    monkeypatch.setattr(gateway().admission, "store", store)
     grace = person("grace", new_tier(requests_a_minute=2, max_concurrent_requests=1))
     token = grace.token
     calls = [Stock.as_view()(APIRequestFactory().get("/", HTTP_AUTHORIZATION=f"Bearer {token}")) for _ in range(3)]
