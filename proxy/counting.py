@@ -17,24 +17,27 @@ from .events import UNREADABLE
 from .fields import inputs_of
 from .pool import Pool
 
-COUNT_TIMEOUT = 2.0  # seconds that a llama-server has to count
-MOST_TEXT = 256 * 1024  # bytes that it is asked to count
+COUNT_TIMEOUT = 5.0  # seconds until a prompt is counted, those of the same caller before it included; 2 MB take one
 
 
 class PromptCounter:
-    """Asks llama-servers, but about one call of a caller after the other: refused calls are free."""
+    """Asks llama-servers, but about one call of a caller after the other: refused calls are free.
 
-    def __init__(self, pool: Pool) -> None:
+    Bodies of more than `most` bytes hold pictures, and these are not worth the work.
+    """
+
+    def __init__(self, pool: Pool, most: int) -> None:
         self.pool = pool
+        self.most = most
         self._turns: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()  # by user
 
     async def count(self, user_id: int, errand: Errand) -> int | None:
-        """Tokens of the prompt; None where it is too long to be counted.
+        """Tokens of the prompt; None where it is too large to be counted.
 
         Raises UpstreamUnavailable where no llama-server says so in time.
         """
         path, body = question(errand)
-        if len(body) > MOST_TEXT:
+        if len(body) > self.most:
             return None
         turn = self._turns.setdefault(user_id, asyncio.Lock())
         try:

@@ -52,7 +52,7 @@ class Gateway:
         self.client = UpstreamClient(settings.UPSTREAM_CONNECT_TIMEOUT, settings.UPSTREAM_IDLE_TIMEOUT)
         upstreams = [Upstream(url.rstrip("/"), settings.LLAMA_API_KEY) for url in settings.LLAMA_SERVERS]
         self.pool = Pool(upstreams, self.client, settings.UPSTREAM_POLL_INTERVAL)
-        self.prompt_counter = PromptCounter(self.pool)
+        self.prompt_counter = PromptCounter(self.pool, settings.MAX_TEXT_BYTES)
         self.history = History()
         self.admission = self._new_admission()
         self.loop = asyncio.get_running_loop()
