@@ -15,11 +15,12 @@ from typing import Any
 
 import django
 from django.conf import settings
-from django.core.checks import ERROR, Tags, run_checks
+from django.core.checks import ERROR, CheckMessage, Tags, run_checks
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "llmgateway.settings")
 django.setup(set_prefix=False)  # before the imports that need models
 
+from accounts.snapshot import fresh_connection  # noqa: E402
 from proxy.answers import answer_to, send_whole  # noqa: E402
 from proxy.errors import UnknownUrl  # noqa: E402
 from proxy.gateway import gateway  # noqa: E402
@@ -56,7 +57,7 @@ class Lanes:
     async def live(self, receive: Any, send: Any) -> None:
         """The ASGI lifespan: check the settings, start, wait for the end, stop."""
         await receive()
-        checks = run_checks() + await asyncio.to_thread(run_checks, tags=[Tags.database], databases=["default"])
+        checks = run_checks() + await asyncio.to_thread(database_checks)
         found = [check for check in checks if not check.is_silenced()]
         for check in found:
             logger.warning("%s", check)
@@ -71,6 +72,12 @@ class Lanes:
         await receive()
         await gateway().stop()
         await send({"type": "lifespan.shutdown.complete"})
+
+
+def database_checks() -> list[CheckMessage]:
+    """What is wrong with what the database holds, on a thread."""
+    with fresh_connection():
+        return run_checks(tags=[Tags.database], databases=["default"])
 
 
 async def not_here(scope: Any, receive: Any, send: Any) -> None:

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
-from django.db import DatabaseError
+from django.db import DatabaseError, InterfaceError
 
 from accounts.models import Quota, Tier
 
@@ -63,7 +63,7 @@ def check_shares(databases: Sequence[str] | None = None, **_: Any) -> list[Check
             )
             for limit in small_limits(few)
         ]
-    except DatabaseError:  # not migrated yet, or gone: others say so
+    except (DatabaseError, InterfaceError):  # not migrated yet, or gone: others say so
         return []
 
 
