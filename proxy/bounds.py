@@ -5,9 +5,10 @@ chat template puts around it is allowed for. tests/proxy/test_bounds.py holds th
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
-from .contents import MEDIA, Body
+from .contents import MEDIA
 from .fields import inputs_of
 
 PER_ENTRY = 8  # tokens around a message, a part, or a property of a tool
@@ -16,6 +17,8 @@ PER_TOOLS = 512  # tokens that say how tools are to be called
 PER_MEDIUM = 4096  # tokens of a picture or a sound
 PER_TEXT = 4  # tokens around a text that stands alone
 NUMBER_SIZE = 24  # bytes of a number
+
+Body = Mapping[str, Any]
 
 HTML_SIGNS = "<>&'"  # written as \\u003c and the like by some templates
 ESCAPE_SIZE = 5  # bytes that such a sign grows by
@@ -35,7 +38,7 @@ def of_chat(body: Body) -> int:
 def of_value(value: Any) -> int:
     """Of messages, their parts and texts."""
     if isinstance(value, str):
-        return len(value.encode(errors="replace"))
+        return len(value) if value.isascii() else len(value.encode(errors="replace"))
     if isinstance(value, dict):
         if value.get("type") in MEDIA:
             return PER_MEDIUM

@@ -82,7 +82,7 @@ class Call:
 
     def ask(self, max_output_tokens: int | None, context: int | None = None) -> Ask:
         """The tokens that the call may use, its answers no longer than the caller, its tier and a context allow."""
-        prompt = self.schema.prompt_bound(dict(self.fields))
+        prompt = self.schema.prompt_bound(self.fields)
         if not self.schema.limit:
             return Ask(prompt)
         told = [limit for limit in (self.max_tokens, max_output_tokens) if limit is not None]

@@ -63,7 +63,7 @@ class Schema:
     fixed: Mapping[str, Any] = field(default_factory=lambda: STREAMED)
     takes_pictures: bool = False  # or sounds: they do not count as text
     names_model: bool = True  # llama-server's own tokenize knows no models
-    prompt_bound: Callable[[Body], int] = bounds.nothing  # tokens of the prompt, at most
+    prompt_bound: Callable[[bounds.Body], int] = bounds.nothing  # tokens of the prompt, at most
 
 
 def only(names: tuple[str, ...], messages: list[Body]) -> list[Body]:
