@@ -5,13 +5,18 @@ REQUIRE_SERVICES=1 makes a missing PostgreSQL or Redis a failure.
 """
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 POSTGRESQL = os.environ.get("TEST_DATABASE_URL", "postgres://postgres@127.0.0.1:5432/postgres")
-SERVICES = {"PostgreSQL": 5432, "Redis": 6379}
+
+
+def missing_services() -> list[str]:
+    missing = [] if listens(5432) else ["PostgreSQL (nothing listens on 127.0.0.1:5432)"]
+    return missing if shutil.which("redis-server") else [*missing, "Redis (redis-server is not installed)"]
 
 
 def listens(port: int) -> bool:
@@ -27,14 +32,14 @@ def run(title: str, *options: str, **env: str) -> int:
 
 
 def main() -> int:
-    missing = [name for name, port in SERVICES.items() if not listens(port)]
+    missing = missing_services()
     if missing and os.environ.get("REQUIRE_SERVICES") == "1":
-        print(f"REQUIRE_SERVICES=1, but nothing listens for {' and '.join(missing)} on 127.0.0.1.")
+        print(f"REQUIRE_SERVICES=1, but these are missing: {', '.join(missing)}.")
         return 1
     failed = run("on SQLite", DATABASE_URL="")
-    if "PostgreSQL" in missing:
-        print("== Left out: the tests on PostgreSQL, since nothing listens on 127.0.0.1:5432.")
-    else:
+    for each in missing:
+        print(f"== Left out: the tests on {each}.")
+    if listens(5432):
         failed = failed or run(
             "on PostgreSQL, but for what no database can change", "-m", "not once", DATABASE_URL=POSTGRESQL
         )

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -26,7 +25,6 @@ from django.db import connection
 from llmgateway.asgi import application
 
 ROOT = Path(__file__).parent.parent
-REDIS = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379/9")
 
 
 def free_port() -> int:
@@ -40,31 +38,30 @@ def leave_out(reason: str) -> None:
     (pytest.fail if os.environ.get("REQUIRE_SERVICES") == "1" else pytest.skip)(reason)
 
 
-def is_listening(url: str) -> bool:
+def is_listening(port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(1)
-        return probe.connect_ex((urlsplit(url).hostname or "", urlsplit(url).port or 0)) == 0
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def wait_until(condition: Callable[[], Any], what: str, within: float = 10.0) -> Any:
-    """Wait until a condition holds, and give its value. The one place where tests wait."""
+def polls(condition: Callable[[], Any], what: str, within: float) -> Iterator[None]:
+    """Turns to wait, until a condition holds. Raises AssertionError where it takes too long."""
     deadline = time.monotonic() + within
-    while True:
-        if value := condition():
-            return value
+    while not condition():
         if time.monotonic() > deadline:
             raise AssertionError(f"After {within} s still not: {what}")
+        yield
+
+
+def wait_until(condition: Callable[[], Any], what: str, within: float = 10.0) -> None:
+    """Wait until a condition holds. The one place where tests wait."""
+    for _ in polls(condition, what, within):
         time.sleep(0.01)
 
 
-async def wait_until_async(condition: Callable[[], Any], what: str, within: float = 10.0) -> Any:
+async def wait_until_async(condition: Callable[[], Any], what: str, within: float = 10.0) -> None:
     """The same on an event loop, which goes on meanwhile."""
-    deadline = time.monotonic() + within
-    while True:
-        if value := condition():
-            return value
-        if time.monotonic() > deadline:
-            raise AssertionError(f"After {within} s still not: {what}")
+    for _ in polls(condition, what, within):
         await asyncio.sleep(0.01)
 
 
@@ -79,7 +76,7 @@ class OwnRedis:
     def start(self) -> None:
         command = ["redis-server", "--port", str(self.port), "--save", "", "--appendonly", "no"]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        wait_until(lambda: is_listening(self.url), "Redis is up")
+        wait_until(lambda: is_listening(self.port), "Redis is up")
 
     def kill(self) -> None:
         assert self._process is not None

@@ -4,7 +4,7 @@ import asyncio
 import secrets
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 import uvloop
@@ -12,7 +12,7 @@ import uvloop
 from proxy.stores import Store
 from proxy.stores.memory import MemoryStore
 from proxy.stores.redis import RedisStore
-from tests.servers import REDIS, is_listening, leave_out
+from tests.servers import OwnRedis
 
 START = 1_800_000_000.0  # in the middle of a day and of a month
 
@@ -67,44 +67,59 @@ async def memory(clock):
     return MemoryStore(clock)
 
 
-async def redis(clock):
-    store = RedisStore(REDIS, f"test-{secrets.token_hex(6)}", clock)
-    await store.start()
-    return store
-
-
-MAKERS = {"memory": memory, "redis": redis}
+@pytest.fixture(scope="session")
+def redis_url() -> Iterator[str]:
+    with OwnRedis() as server:
+        yield server.url
 
 
 @contextmanager
-def driven_store(kind: str) -> Iterator[Driven]:
-    if kind == "redis" and not is_listening(REDIS):
-        leave_out(f"Nothing listens at {REDIS}.")
-    driven = Driven(MAKERS[kind])
+def memory_store() -> Iterator[Driven]:
+    driven = Driven(memory)
     yield driven
     driven.close()
 
 
-@pytest.fixture(params=MAKERS)
+@contextmanager
+def store_in_redis(url: str) -> Iterator[Driven]:
+    """Under names of its own."""
+
+    async def redis(clock):
+        store = RedisStore(url, f"test-{secrets.token_hex(6)}", clock)
+        await store.start()
+        return store
+
+    driven = Driven(redis)
+    yield driven
+    driven.close()
+
+
+def store_of(request) -> AbstractContextManager[Driven]:
+    if request.param == "memory":
+        return memory_store()
+    return store_in_redis(request.getfixturevalue("redis_url"))
+
+
+@pytest.fixture(params=["memory", "redis"])
 def store(request) -> Iterator[Driven]:
-    with driven_store(request.param) as driven:
+    with store_of(request) as driven:
         yield driven
 
 
 @pytest.fixture
-def redis_store() -> Iterator[Driven]:
-    with driven_store("redis") as driven:
+def redis_store(redis_url) -> Iterator[Driven]:
+    with store_in_redis(redis_url) as driven:
         yield driven
 
 
-@pytest.fixture(params=MAKERS, scope="module")
+@pytest.fixture(params=["memory", "redis"], scope="module")
 def driven(request) -> Iterator[Driven]:
     """One for many histories, each of an account of its own."""
-    with driven_store(request.param) as driven:
+    with store_of(request) as driven:
         yield driven
 
 
 @pytest.fixture(scope="module")
-def both() -> Iterator[tuple[Driven, Driven]]:
-    with driven_store("memory") as memory, driven_store("redis") as redis:
+def both(redis_url) -> Iterator[tuple[Driven, Driven]]:
+    with memory_store() as memory, store_in_redis(redis_url) as redis:
         yield memory, redis

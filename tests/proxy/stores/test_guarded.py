@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -55,6 +56,16 @@ class Workers:
         await self.until(lambda store: store.is_up, "are back")
 
 
+@asynccontextmanager
+async def alone(redis, count=1, policy="local"):
+    """So many workers that Redis has left alone."""
+    workers = Workers(redis, count, policy)
+    async with workers as stores:
+        redis.kill()
+        await workers.down()
+        yield stores
+
+
 async def admitted(store, limit, times, **kwargs):
     """How many of so many calls are admitted."""
     return sum([(await store.admit(claim(*limit, **kwargs))).admitted for _ in range(times)])
@@ -69,10 +80,7 @@ async def used(store, *meters):
 
 def test_workers_share_limits_while_redis_is_gone(redis):
     async def main():
-        workers = Workers(redis, 3)
-        async with workers as stores:
-            redis.kill()
-            await workers.down()
+        async with alone(redis, 3) as stores:
             return [await admitted(store, [meter(10)], 20) for store in stores]
 
     assert sorted(asyncio.run(main())) == [3, 3, 4]
@@ -92,10 +100,7 @@ def test_what_a_worker_gave_before_counts_in_its_share(redis):
 
 def test_running_calls_are_shared_too(redis):
     async def main():
-        workers = Workers(redis, 2)
-        async with workers as stores:
-            redis.kill()
-            await workers.down()
+        async with alone(redis, 2) as stores:
             return [await admitted(store, [], 20, max_concurrent=5) for store in stores]
 
     assert sorted(asyncio.run(main())) == [2, 3]
@@ -120,10 +125,7 @@ def test_it_is_noticed_in_less_than_a_second_and_costs_no_call(redis, fault):
 
 def test_a_call_too_large_for_a_share_is_told_to_come_back(redis):
     async def main():
-        workers = Workers(redis, 2)
-        async with workers as (store, _):
-            redis.kill()
-            await workers.down()
+        async with alone(redis, 2) as (store, _):
             with pytest.raises(StoreUnavailable) as refused:
                 await store.admit(claim(tokens(100), least=60))
             never = await store.admit(claim(tokens(100), least=101))
@@ -134,10 +136,7 @@ def test_a_call_too_large_for_a_share_is_told_to_come_back(redis):
 
 def test_deny_admits_nobody_and_says_when_to_come_back(redis):
     async def main():
-        workers = Workers(redis, policy="deny")
-        async with workers as (store,):
-            redis.kill()
-            await workers.down()
+        async with alone(redis, policy="deny") as (store,):
             with pytest.raises(StoreUnavailable) as refused:
                 await store.admit(claim(meter(10)))
             return refused.value.retry_after, store.admits
@@ -446,7 +445,7 @@ def test_a_partition_longer_than_a_lease_loses_no_call(redis, monkeypatch):
             await asyncio.gather(*(store.admit(claim(account="none")) for store in workers.stores))
             await workers.down()
             await first.settle(ended, 100)
-            await asyncio.sleep(1.2)  # the leases lapse
+            await wait_until_async(lambda: first.clock() > running.admitted_at + 1, "the leases have lapsed")
             redis.thaw()
             await workers.up()
             await second.admit(claim(tokens(100_000), max_concurrent=2))
@@ -458,10 +457,7 @@ def test_a_partition_longer_than_a_lease_loses_no_call(redis, monkeypatch):
 
 def test_more_workers_than_calls_at_once_is_told_as_what_it_is(redis):
     async def main():
-        workers = Workers(redis, 3)
-        async with workers as stores:
-            redis.kill()
-            await workers.down()
+        async with alone(redis, 3) as stores:
             last = max(stores, key=lambda store: store.share.rank)
             with pytest.raises(StoreUnavailable):
                 await last.admit(claim(max_concurrent=2))
