@@ -52,23 +52,28 @@ class LoginGuard(AxesStandaloneBackend):
 def check_address(address: str | None) -> None:
     failures = event_counter().count(f"login-address:{address}", MINUTE)
     if failures.times >= ADDRESS_FAILURES:
-        sentence = "Too many sign-ins from this address have failed."
-        raise RateLimitExceeded(sentence, retry_after=math.ceil(failures.resets_in))
+        raise too_many("Too many sign-ins from this address have failed.", failures.resets_in)
 
 
 def check_pair(request: HttpRequest, name: str, address: str | None) -> None:
     if not AxesProxyHandler.is_allowed(request, {"username": name}):
         last = AccessAttempt.objects.filter(username=name, ip_address=address).order_by("-attempt_time").first()
         ends = (last.attempt_time if last else timezone.now()) + settings.AXES_COOLOFF_TIME
-        seconds = math.ceil((ends - timezone.now()).total_seconds())
-        raise RateLimitExceeded("Too many sign-ins with this name have failed here.", retry_after=max(1, seconds))
+        seconds = (ends - timezone.now()).total_seconds()
+        raise too_many("Too many sign-ins with this name have failed here.", seconds)
 
 
 def check_name(name: str) -> None:
     if event_counter().count(name_key(name), QUARTER).times < NAME_FAILURES:
         return
     if not event_counter().add(f"{name_key(name)}:pace", PACE, 1):
-        raise RateLimitExceeded("This name is tried too often. Wait a moment.", retry_after=2 * PACE)
+        raise too_many("This name is tried too often.", 2 * PACE)
+
+
+def too_many(sentence: str, seconds: float) -> RateLimitExceeded:
+    """An error that says when to come back, to people, too: the admin shows it as it is."""
+    wait = max(1, math.ceil(seconds))
+    return RateLimitExceeded(f"{sentence} Try again in {wait} s.", retry_after=wait)
 
 
 def is_known(name: str, address: str | None) -> bool:

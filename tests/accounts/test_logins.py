@@ -60,6 +60,7 @@ def test_ten_failures_lock_a_name_at_an_address(alice, somewhere):
     locked = sign_in(alice, somewhere)
     assert (locked.status_code, locked.json()["error"]["code"]) == (429, "rate_limit_exceeded")
     assert 880 < int(locked["Retry-After"]) <= 900
+    assert f"Try again in {locked['Retry-After']} s." in locked.json()["error"]["message"]
     assert "x-request-id" in locked
 
 
