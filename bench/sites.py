@@ -109,9 +109,9 @@ async def call(session: aiohttp.ClientSession, key: str, port: int = GATEWAY) ->
 
 
 async def callers(count: int, one: Callable[[aiohttp.ClientSession], Awaitable[list[Answer]]]) -> list[Answer]:
-    """All at once, each on connections of its own."""
+    """All at once, each call on a connection of its own, so that calls spread over the workers."""
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=120)
+        connector=aiohttp.TCPConnector(limit=0, force_close=True), timeout=aiohttp.ClientTimeout(total=120)
     ) as session:
         return [answer for answers in await asyncio.gather(*(one(session) for _ in range(count))) for answer in answers]
 
