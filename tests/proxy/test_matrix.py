@@ -21,11 +21,11 @@ CASES: dict[str, dict[str, Any]] = {
         "max_tokens": 40,
     },
     "logprobs": {"content": "Name three colours.", "logprobs": True, "top_logprobs": 2, "max_tokens": 8},
-    "stop": {"content": "Count: one, two, three, four.", "stop": ["three", "!"], "max_tokens": 40},
+    "stop": {"content": "Count.", "grammar": 'root ::= "one two three"', "stop": ["three", "!"], "max_tokens": 40},
     "n=2": {"content": "Name three colours.", "n": 2, "max_tokens": 8},
     "unicode across tokens": {"content": "Go.", "grammar": f'root ::= "{FOREIGN}"', "max_tokens": 40},
     "long prompt": {"content": "The fox is brown. " * 90 + "What colour is the fox?", "max_tokens": 8},
-    "empty answer": {"content": "word " * 400, "max_tokens": 8},
+    "empty answer": {"content": "Say nothing.", "grammar": 'root ::= ""', "max_tokens": 8},
     "context fills up": {"content": "word " * 1990, "max_tokens": 100},
     "context overflow": {"content": "word " * 4000, "max_tokens": 8},
 }  # fmt: skip
@@ -122,7 +122,7 @@ def test_the_case_is_what_it_says(case, whole):
     choice = answer["choices"][0]
     assert bool(choice["message"]["content"]) is (case != "empty answer")
     if case == "stop":
-        assert choice["finish_reason"] == "stop"
+        assert (choice["finish_reason"], choice["message"]["content"]) == ("stop", "one two ")
     if case == "context fills up":
         assert (choice["finish_reason"], answer["usage"]["total_tokens"]) == ("length", 2048)
     if case == "unicode across tokens":
