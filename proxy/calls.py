@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from .canonical import canonical
 from .contents import text_size
 from .errors import InvalidJson, InvalidValue, RequestTooLarge, UnsupportedParameter
 from .fields import Fields, inputs_of
@@ -90,7 +91,7 @@ class Call:
         return Ask(prompt, self.choices, min(limits, default=None))
 
     def body(self, model: str) -> bytes:
-        """The body to send upstream; `limited` sets how long its answer may be.
+        """The body to send upstream, in its one spelling; `limited` sets how long its answer may be.
 
         Raises InvalidValue where it is nested too deeply to be written.
         """
@@ -98,7 +99,7 @@ class Call:
         if self.schema.names_model:
             body["model"] = model
         try:
-            return orjson.dumps(body)
+            return orjson.dumps(canonical(body))
         except orjson.JSONEncodeError as exc:
             raise InvalidValue("The body is nested too deeply.") from exc
 
