@@ -5,7 +5,6 @@ time to live. Redis is asked once to admit a call, and once to settle it.
 """
 
 import asyncio
-import hashlib
 import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,6 +17,7 @@ from proxy.windows import Count
 
 from . import Claim, Grant, Lost, Meter, Store, Verdict
 from .connection import Connection, Refused, StoreDown, connect
+from .scripts import Script
 from .wire import SECOND, Keys, keys_of, lost_of, member_of, plans_of, readings_of, stale_of, unknown_of
 
 LEASE = 14  # seconds until a lease lapses that is not renewed: within 15 its place is free
@@ -26,21 +26,10 @@ ALIVE = 15  # seconds until a worker that says nothing counts as gone
 ADMITTED, REFUSED, UNKNOWN = range(3)
 
 
-class Script(NamedTuple):
-    """A Lua script: its text and the name that Redis has for it."""
-
-    text: bytes
-    sha: bytes
-
-    @classmethod
-    def read(cls, name: str) -> "Script":
-        folder = Path(__file__).parent / "lua"
-        text = (folder / "meters.lua").read_bytes() + (folder / f"{name}.lua").read_bytes()
-        return cls(text, hashlib.sha1(text, usedforsecurity=False).hexdigest().encode())
-
-
+LUA = Path(__file__).parent / "lua"
 ADMIT, SETTLE, CANCEL, LEARN, READ, RENEW, NOTE, ADD, BEAT = SCRIPTS = tuple(
-    Script.read(name) for name in ("admit", "settle", "cancel", "learn", "read", "renew", "note", "add", "beat")
+    Script.read(LUA, "meters", name)
+    for name in ("admit", "settle", "cancel", "learn", "read", "renew", "note", "add", "beat")
 )
 
 
