@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from accounts.errors import GatewayError
 
 from .errors import MissingParameter, ModelNotFound, UpstreamUnavailable
+from .identities import identity_of
 from .metrics import UPSTREAM_ERRORS, UPSTREAM_UP
 from .models import ANY
 from .upstream import UpstreamClient
@@ -18,6 +19,7 @@ from .upstream import UpstreamClient
 logger = logging.getLogger(__name__)
 
 LOOK_TIMEOUT = 5.0  # seconds that a llama-server has to say what it serves
+MARKER = "media_marker"  # of /props: made anew at each start
 FIRST_LOOK = 2.0  # seconds that a start waits for the first look at the llama-servers
 
 
@@ -30,6 +32,9 @@ class Upstream:
     is_up: bool | None = None  # None until it was looked at
     models: dict[str, str] = field(default_factory=dict)  # name or alias -> the model's own name
     context: int | None = None  # tokens of a prompt and its answer, at most
+    identity: str | None = None  # of what answers there; None where that is not known
+    props: dict[str, Any] = field(default_factory=dict)
+    adapters: Any = None  # as it tells them; None until it was asked
     in_flight: int = 0
 
     @property
@@ -81,10 +86,11 @@ class Pool:
 
     async def _look_at(self, upstream: Upstream) -> None:
         try:
-            answer = await self.client.get(f"{upstream.base_url}/v1/models", upstream.api_key, LOOK_TIMEOUT)
+            answer = await self._get(upstream, "/v1/models")
             models = {
                 name: model["id"] for model in answer["data"] for name in (model["id"], *model.get("aliases", ()))
             }
+            identity = await self._identity(upstream, answer["data"])
         except (GatewayError, KeyError, TypeError, AttributeError) as exc:
             self.mark_down(upstream, str(exc))
         else:
@@ -92,8 +98,26 @@ class Pool:
                 logger.info("llama-server %s is up and serves %s.", upstream.name, ", ".join(models))
             upstream.models = models
             upstream.context = max((meta_of(model).get("n_ctx") or 0 for model in answer["data"]), default=0) or None
+            upstream.identity = identity
             upstream.is_up = True
             UPSTREAM_UP.labels(upstream.name).set(1)
+
+    async def _identity(self, upstream: Upstream, models: list[dict[str, Any]]) -> str | None:
+        """What answers there. Adapters are asked for after a start, or where it has some: asking wakes it."""
+        before = upstream.props
+        try:
+            props = await self._get(upstream, "/props")
+            is_known = upstream.is_up and upstream.adapters == [] and before.get(MARKER) == props.get(MARKER)
+            if not is_known:
+                asleep = props.get("is_sleeping")
+                upstream.adapters = None if asleep else await self._get(upstream, "/lora-adapters")
+            upstream.props = props
+            return None if upstream.adapters is None else identity_of(models, props, upstream.adapters)
+        except (GatewayError, AttributeError):  # a llama-server that keeps this to itself
+            return None
+
+    async def _get(self, upstream: Upstream, path: str) -> Any:
+        return await self.client.get(upstream.base_url + path, upstream.api_key, LOOK_TIMEOUT)
 
     def mark_down(self, upstream: Upstream, reason: str) -> None:
         """Give it no calls until a look finds it well again."""
@@ -134,6 +158,12 @@ class Pool:
     def context(self, model: str) -> int | None:
         """Tokens that a prompt of the model and its answer may have; None where no llama-server says."""
         return max((each.context for each in self.upstreams if each.context and model in each.models), default=None)
+
+    def identity(self, model: str) -> str | None:
+        """What may answer a call of the model now, of all that are up; None where that is not known of each."""
+        identities = {each.identity for each in self.fit(model)}
+        told = sorted(each for each in identities if each)
+        return ",".join(told) if len(told) == len(identities) else None
 
     def fit(self, model: str, tried: Sequence[Upstream] = ()) -> list[Upstream]:
         """The upstreams that are up, serve the model and were not tried yet."""
