@@ -44,6 +44,7 @@ class TierPolicy:
     max_concurrent_requests: int | None
     max_output_tokens: int | None
     allowed_models: frozenset[str] | None
+    uses_cache: bool = True
 
     def allows(self, model: str) -> bool:
         return self.allowed_models is None or model in self.allowed_models
@@ -73,6 +74,7 @@ def load_policies() -> Policies:
             tier.max_concurrent_requests,
             tier.max_output_tokens,
             None if tier.allowed_models is None else frozenset(tier.allowed_models),
+            tier.uses_cache,
         )
         for tier in Tier.objects.all()
     }

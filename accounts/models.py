@@ -43,6 +43,11 @@ class Tier(models.Model):
         validators=[check_model_names],
         help_text='Models that this tier may use, for example ["smollm2-135m"]. Empty: all.',
     )
+    uses_cache = models.BooleanField(
+        "answers from the cache",
+        default=True,
+        help_text="A call that always has the same answer (temperature 0) is computed once.",
+    )
 
     class Meta:
         ordering = ["weight", "name"]
