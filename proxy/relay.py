@@ -1,99 +1,49 @@
 """The way of an admitted call: to an upstream, or another, and its answer back, event by event or folded into one."""
 
-import asyncio
-import logging
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
+from typing import Any
 
 import orjson
 
 from accounts.errors import GatewayError
 
-from .attempts import Attempt, Errand, Portion, Portions
-from .endings import Endings, cancelled
+from .attempts import Attempt, Errand, Portion
+from .cache.flights import Flight
+from .endings import Endings
 from .errors import BrokenOff, NeverSent, UpstreamError
-from .events import COMMENT, NO_ANSWER, UNREADABLE
+from .events import NO_ANSWER, UNREADABLE
 from .metrics import UPSTREAM_ERRORS
 from .pool import Pool, Upstream
-from .readers import Reader
 from .records import Record
+from .telling import Begun, Telling, nothing
 from .upstream import Answer
 
-logger = logging.getLogger(__name__)
 
-Begun = tuple[bytes, Portions]  # the first part for the caller, and the portions that follow
-
-
-class Relay:
+class Relay(Telling):
     """One call, at one upstream after the other until something of its answer was passed on.
 
-    What it opens is closed by `endings`, however the call ends; what becomes known is kept in `record`.
+    One that works for a flight folds the answer, and publishes its events there.
     """
 
-    def __init__(self, errand: Errand, pool: Pool, endings: Endings, record: Record) -> None:
-        self.errand = errand
+    def __init__(
+        self, errand: Errand, pool: Pool, endings: Endings, record: Record, flight: Flight | None = None
+    ) -> None:
+        super().__init__(errand, endings, record)
         self.pool = pool
-        self.endings = endings
-        self.record = record
+        self.flight = flight
+        self.folds = flight is not None or not errand.asked.call.stream
+        self.answer: dict[str, Any] = {}  # the whole one, once it is folded
         self.attempt: Attempt | None = None  # the last one
         self._tried: list[Upstream] = []
         self._broke_off = False
-        self._is_over = False  # the last event was taken
-        self._fault: GatewayError | None = None  # an error event, whose portion had more before it
-        self._take = self._passed_on if errand.asked.call.stream else self._folded
+        self._held: Portion = []  # events that are published once the answer has begun
         endings.push_async_callback(self._count_rest)
-
-    # -- what views ask ------------------------------------------------------------------------------------------
-
-    async def whole(self) -> bytes:
-        """The answer to a caller who asked for no stream, as JSON."""
-        with self._faults_counted():
-            answer, _ = await self._begin()
-        return answer
-
-    async def stream(self, patience: float) -> AsyncIterator[bytes]:
-        """The answer as events. Until the first is there errors raise, but for no longer than `patience` seconds."""
-        beginning = asyncio.create_task(self._begin())
-        self.endings.push_async_callback(cancelled, beginning)
-        await asyncio.wait({beginning}, timeout=patience)
-        if beginning.done():
-            with self._faults_counted():
-                beginning.result()
-        return self._parts(beginning)
-
-    # -- streaming -----------------------------------------------------------------------------------------------
-
-    async def _parts(self, beginning: "asyncio.Task[Begun]") -> AsyncIterator[bytes]:
-        """What the caller gets, as it comes. The status is said, so a fault is an error event, and the end."""
-        self.record.status = 200
-        try:
-            if not beginning.done():
-                yield COMMENT
-            with self._faults_counted():
-                part, portions = await beginning
-                while not self._is_over:
-                    if part:
-                        yield part
-                    if self._fault:
-                        raise self._fault
-                    part = self._take(await anext(portions))
-                self.record.answered(200)
-                await self.endings.unwind()  # whoever reads the last part may call again at once
-                yield part
-        except GatewayError as exc:
-            yield self._error_event(exc)
-        except Exception:
-            logger.exception("A stream failed.")
-            yield self._error_event(GatewayError())
-
-    def _error_event(self, error: GatewayError) -> bytes:
-        self.record.answered(200, error.code)
-        return (self.record.reader or self.errand.new_reader()).error_event(error)
 
     # -- attempts ------------------------------------------------------------------------------------------------
 
     async def _begin(self) -> Begun:
-        """The first part for the caller, or all of it at once, from whichever upstream gives it.
+        """Ask whichever upstream gives an answer.
 
         Raises UpstreamUnavailable where none is left, and what the one that took the call says against it.
         """
@@ -115,10 +65,15 @@ class Relay:
         opened.push_async_callback(answer.aclose)
         if self.errand.endpoint.reader is None:
             return await self._unstreamed(answer), nothing()
-        self.record.reader, self.record.first_token_at = self.errand.new_reader(), None
-        portions = self.attempt.portions(answer, self.record.reader)
+        self.reader = self.record.reader = self.errand.new_reader()
+        self.record.first_token_at = None
+        self._held = []
+        if self.flight:
+            self.flight.restart()
+        portions = self.attempt.portions(answer, self.reader)
         opened.push_async_callback(portions.aclose)
-        while not (part := self._take(await anext(portions))):
+        take = self._folded if self.folds else self._passed_on
+        while not (part := take(await anext(portions))):
             pass
         return part, portions
 
@@ -132,7 +87,7 @@ class Relay:
         self._tried.append(upstream)
         if isinstance(exc, NeverSent):
             self.pool.mark_down(upstream, str(exc))
-        elif self._broke_off:
+        elif self._broke_off or (self.flight and self.flight.was_heard):
             raise exc
         else:
             self._broke_off = True
@@ -144,66 +99,52 @@ class Relay:
         if self.attempt and self.record.reader:
             await self.attempt.count_rest(self.record.reader)
 
-    # -- taking portions -----------------------------------------------------------------------------------------
-
-    def _passed_on(self, events: Portion) -> bytes:
-        """The part of a stream that these events make."""
-        part = b""
-        try:
-            for event in events:
-                part += self._reader.pass_on(event)
-        except GatewayError as exc:
-            if not part:
-                raise
-            self._fault = exc
-        except UNREADABLE as exc:
-            raise UpstreamError(NO_ANSWER) from exc
-        self._note(events, has_begun=bool(part))
-        return part
+    # -- folding -------------------------------------------------------------------------------------------------
 
     def _folded(self, events: Portion) -> bytes:
         """The answer, once these were the last events of it; nothing before."""
+        begun = [False]
         try:
-            begun = [self._reader.fold(event) for event in events]
+            for number, event in enumerate(events):
+                try:
+                    begun.append(self.reader.fold(event))
+                except GatewayError:
+                    self._publish(events[:number], has_begun=any(begun))
+                    raise
+            self._publish(events, has_begun=any(begun))
             self._note(events, has_begun=any(begun))
             if not self._is_over:
                 return b""
-            if not self._reader.is_complete:
+            if not self.reader.is_complete:
                 raise BrokenOff("The llama-server ended its answer without a finish reason.")
-            return orjson.dumps(self._reader.answer)
+            self.answer = self.reader.answer
+            return orjson.dumps(self.answer)
         except UNREADABLE as exc:
             raise UpstreamError(NO_ANSWER) from exc
 
+    def _publish(self, events: Portion, *, has_begun: bool) -> None:
+        """Tell those who follow. Until the answer has begun, another upstream may still give it."""
+        if self.flight:
+            self._held += events
+            if self._held and (has_begun or self.record.first_token_at is not None):
+                self.flight.publish(self._held)
+                self._held = []
+
     async def _unstreamed(self, answer: Answer) -> bytes:
-        body = await answer.whole()
+        self.answer = await answer.whole()
         try:
-            body.pop("timings", None)
-            self.record.known = self.errand.endpoint.count(body)
+            self.answer.pop("timings", None)
+            self.record.known = self.errand.endpoint.count(self.answer)
         except UNREADABLE as exc:
             raise UpstreamError(NO_ANSWER) from exc
         self.record.first_token()
-        return orjson.dumps(body)
-
-    def _note(self, events: Portion, *, has_begun: bool) -> None:
-        self._is_over = self._reader.is_last(events[-1]) and not self._fault
-        if has_begun and self.record.first_token_at is None:
-            self.record.first_token()
-
-    @property
-    def _reader(self) -> Reader:
-        assert self.record.reader is not None
-        return self.record.reader
+        return orjson.dumps(self.answer)
 
     @contextmanager
-    def _faults_counted(self) -> Iterator[None]:
+    def _counting_faults(self) -> Iterator[None]:
         try:
             yield
         except GatewayError as exc:
             if self.attempt is not None and exc.status >= 500:
                 UPSTREAM_ERRORS.labels(self.attempt.upstream.name, exc.code).inc()
             raise
-
-
-async def nothing() -> Portions:
-    return
-    yield []
