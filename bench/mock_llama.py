@@ -28,17 +28,25 @@ TOKEN = event(choices=choice(None, content=" colour"))
 FINISH = event(choices=choice("stop"))
 USAGE = event(choices=[], usage={"completion_tokens": EVENTS, "prompt_tokens": 36, "total_tokens": EVENTS + 36})
 END = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
-MODELS = json.dumps({"object": "list", "data": [{"id": "mock"}]}).encode()
-MODELS_ANSWER = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(MODELS) + MODELS
-)
+
+
+def told(body: object) -> bytes:
+    text = json.dumps(body).encode()
+    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(text) + text
+
+
+GETS = {
+    b"/v1/models": told({"object": "list", "data": [{"id": "mock"}]}),
+    b"/props": told({"model_path": "mock.gguf", "build_info": "b1", "chat_template": ""}),
+    b"/lora-adapters": told([]),
+}
 
 
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
         while head := (await reader.readuntil(b"\r\n\r\n")).lower():
             if head.startswith(b"get"):
-                writer.write(MODELS_ANSWER)
+                writer.write(GETS.get(head.split(b" ")[1], GETS[b"/v1/models"]))
                 continue
             await reader.readexactly(int(head.split(b"content-length:")[1].split(b"\r\n")[0]))
             writer.write(STREAM_HEAD)

@@ -81,15 +81,22 @@ def measure(
     pid: int, port: int, path: str, concurrency: int, total: int, token: str = "", *, stream: bool = False
 ) -> float:
     """CPU microseconds per request, or per event of a stream, after a warm-up. Stops the run if any call failed."""
+    cpu, told = loaded(pid, port, path, concurrency, total, token, str(int(stream)))
+    return cpu / (told["events"] if stream else total)
+
+
+def loaded(
+    pid: int, port: int, path: str, concurrency: int, total: int, token: str, *rest: str
+) -> tuple[float, dict[str, float]]:
+    """CPU microseconds of all calls, after a warm-up, and what load.py tells. Stops the run if any call failed."""
     method = "GET" if path in ("/hello", "/health") else "POST"
     command = pinned(1, sys.executable, str(HERE / "load.py"), str(port), method, path, str(concurrency))
-    rest = [token, str(int(stream))]
-    subprocess.run([*command, str(min(total, 500)), *rest], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*command, str(min(total, 500)), token, *rest], check=True, stdout=subprocess.DEVNULL)
     before = cpu_of(pid)
-    told = json.loads(subprocess.run([*command, str(total), *rest], check=True, capture_output=True).stdout)
+    told = json.loads(subprocess.run([*command, str(total), token, *rest], check=True, capture_output=True).stdout)
     if told["failed"]:
         sys.exit(f"{told['failed']} of {total} calls to {path} failed.")
-    return (cpu_of(pid) - before) * 1e6 / (told["events"] if stream else total)
+    return (cpu_of(pid) - before) * 1e6, told
 
 
 def uvicorn(application: str, port: int) -> list[str]:
