@@ -43,6 +43,13 @@ SHOW_TIMINGS = env.bool("SHOW_TIMINGS", False)  # llama-server's timings and cac
 MAX_BODY_BYTES = env.int("MAX_BODY_BYTES", 16 * 1024 * 1024)
 MAX_TEXT_BYTES = env.int("MAX_TEXT_BYTES", 2 * 1024 * 1024)  # of a body, its images aside
 
+# -- The cache ------------------------------------------------------------------------------------------------
+CACHE_SCOPE = env.str("CACHE_SCOPE", "user")  # user | tier | all: who meets whose answers
+CACHE_TTL = env.float("CACHE_TTL", 3600.0)  # seconds that an answer is kept; 0: none is
+CACHE_MAX_BYTES = env.int("CACHE_MAX_BYTES", 64 * 1024 * 1024)  # of all answers; one has a sixteenth at most
+CACHE_SEEDED = env.bool("CACHE_SEEDED", False)  # a fixed seed is as good as temperature 0
+CACHE_HIT_TOKENS = env.int("CACHE_HIT_TOKENS", 0)  # charged for an answer from the cache
+
 # -- The ledger -----------------------------------------------------------------------------------------------
 LEDGER_MAX_ROWS = env.int("LEDGER_MAX_ROWS", 50_000)  # that wait in memory while the database is gone, 1 KB each
 
@@ -119,7 +126,7 @@ CORS_ALLOW_ALL_ORIGINS = "*" in CORS_ALLOW_ORIGINS
 CORS_ALLOWED_ORIGINS = [origin for origin in CORS_ALLOW_ORIGINS if origin != "*"]
 CORS_URLS_REGEX = r"^/(v1|auth)/"
 CORS_ALLOW_HEADERS = [*default_headers, "x-api-key", *SDK_HEADERS]
-CORS_EXPOSE_HEADERS = ["retry-after", "x-request-id", "x-dropped-params", *RATE_HEADERS]
+CORS_EXPOSE_HEADERS = ["retry-after", "x-request-id", "x-dropped-params", "x-cache", "age", *RATE_HEADERS]
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",

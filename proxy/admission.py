@@ -125,6 +125,11 @@ def claim_of(user_id: int, meters: tuple[Meter, ...], most_at_once: int | None, 
     return Claim(account_of(user_id), meters, most_at_once, lease, ask.least(token_limits(meters)), ask.most)
 
 
+def full_length(ask: Ask, meters: Iterable[Meter]) -> int | None:
+    """How many tokens each answer may have where nothing of a call's quotas is used yet. None: no limit."""
+    return ask.wanted if ask.choices and token_limits(meters) else ask.length
+
+
 def granted_length(ask: Ask, grant: Grant) -> int | None:
     """How many tokens each answer of an admitted call may have. None: as many as the model makes."""
     if ask.choices and token_limits(grant.claim.meters):

@@ -10,6 +10,7 @@ from django.db import DatabaseError, InterfaceError
 
 from accounts.models import Quota, Tier
 
+from .cache.policy import SCOPES
 from .stores.guarded import POLICIES
 
 
@@ -46,6 +47,19 @@ def check_store(**_: Any) -> list[CheckMessage]:
             )
         )
     return found
+
+
+@register
+def check_cache(**_: Any) -> list[CheckMessage]:
+    if settings.CACHE_SCOPE in SCOPES:
+        return []
+    return [
+        Error(
+            f"CACHE_SCOPE is '{settings.CACHE_SCOPE}'.",
+            hint=f"Set it to one of {', '.join(SCOPES)}: who may meet whose answers.",
+            id="proxy.E006",
+        )
+    ]
 
 
 @register(Tags.database)

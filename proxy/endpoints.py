@@ -13,6 +13,7 @@ from .readers import Reader
 from .readers.choices import ChatReader, CompletionReader
 from .readers.messages import MessageReader
 from .readers.responses import ResponseReader
+from .replays import ChatReplay, ChoicesReplay, MessageReplay, Replay, ResponseReplay
 from .schemas import Schema
 from .usage import Usage, of_openai
 
@@ -31,6 +32,7 @@ class Endpoint:
     """`name` is the route's, in metrics and ledger; `url` is what follows /v1/; `path` is llama-server's.
 
     `counting_path` says how many tokens the prompt of a body has; without one its texts have to be tokenized.
+    Without a `replay` its answers are not kept: they cost next to nothing.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Endpoint:
     count: Callable[[dict[str, Any]], Usage] = count_nothing
     is_anthropic: bool = False
     counting_path: str = ""
+    replay: Replay | None = None
 
 
 ENDPOINTS = (
@@ -51,8 +54,16 @@ ENDPOINTS = (
         schemas.CHAT,
         ChatReader,
         counting_path="/v1/chat/completions/input_tokens",
+        replay=ChatReplay(),
     ),
-    Endpoint("completions", "completions", "/v1/completions", schemas.COMPLETION, CompletionReader),
+    Endpoint(
+        "completions",
+        "completions",
+        "/v1/completions",
+        schemas.COMPLETION,
+        CompletionReader,
+        replay=ChoicesReplay(),
+    ),
     Endpoint(
         "responses",
         "responses",
@@ -60,6 +71,7 @@ ENDPOINTS = (
         schemas.RESPONSE,
         ResponseReader,
         counting_path="/v1/responses/input_tokens",
+        replay=ResponseReplay(),
     ),
     Endpoint(
         "messages",
@@ -69,6 +81,7 @@ ENDPOINTS = (
         MessageReader,
         is_anthropic=True,
         counting_path="/v1/messages/count_tokens",
+        replay=MessageReplay(),
     ),
     Endpoint(
         "count-tokens",
@@ -77,8 +90,8 @@ ENDPOINTS = (
         schemas.MESSAGE_COUNT,
         is_anthropic=True,
     ),
-    Endpoint("embeddings", "embeddings", "/v1/embeddings", schemas.EMBEDDING, count=count_usage),
-    Endpoint("rerank", "rerank", "/v1/rerank", schemas.RERANK, count=count_usage),
+    Endpoint("embeddings", "embeddings", "/v1/embeddings", schemas.EMBEDDING, count=count_usage, replay=Replay()),
+    Endpoint("rerank", "rerank", "/v1/rerank", schemas.RERANK, count=count_usage, replay=Replay()),
     Endpoint("tokenize", "tokenize", "/tokenize", schemas.TOKENIZE),
     Endpoint("detokenize", "detokenize", "/detokenize", schemas.DETOKENIZE),
 )

@@ -23,6 +23,7 @@ from accounts.errors import GatewayError, RateLimitExceeded, StoreUnavailable
 from . import envelopes
 from .admission import lease_of, meters_for, refusal
 from .answers import Envelope, answer_to, error_of
+from .cache import Result
 from .endings import Endings
 from .errors import MethodNotAllowed
 from .gateway import Gateway, gateway
@@ -55,7 +56,7 @@ def check_policy_classes(view: "type[GatedView]") -> None:
 
 
 class GatedView(APIView):
-    """An APIView of the relay lane. Its gates, in order: method, authenticate, parse, permit, throttle."""
+    """An APIView of the relay lane. Its gates, in order: method, authenticate, parse, permit, look, throttle."""
 
     authentication_classes: Policies = (TokenAuthentication,)
     permission_classes: Policies = ()
@@ -83,6 +84,7 @@ class GatedView(APIView):
             await self.authenticate(drf_request)
             await self.parse(drf_request)
             await self.permit(drf_request)
+            await self.look(drf_request)
             await self.throttle(drf_request)
             response = await handler(drf_request, *args, **kwargs)
             if self.record and not response.streaming:
@@ -115,6 +117,7 @@ class GatedView(APIView):
         for authentication in self.authentication_classes:
             caller, token = await authentication().aauthenticate(request, self.gateway.snapshot)
             self.caller = request.user = caller
+            self.extra_headers["x-cache"] = Result.BYPASS.value
             request.auth = token
             self.tier = self.gateway.snapshot.policies.tiers[caller.tier_id]
             vars(request._request).update(tier_name=self.tier.name, caller_name=caller.username)  # for log and metrics
@@ -127,15 +130,18 @@ class GatedView(APIView):
             if not await permission().ahas_permission(request, self):
                 self.permission_denied(request)
 
+    async def look(self, request: Request) -> None:
+        """See whether the answer is known already. Nothing is told yet: a refused caller reads nothing for free."""
+
     async def throttle(self, request: Request) -> None:
         """Stop at the first throttle that refuses. The last in line is the one that charges.
 
         What was charged is recorded: from here on a call has a row in the ledger, whatever becomes of it.
         """
-        record: Record | None = None
+        record = self.record
         if self.caller is not None:
             self.gateway.ledger.check_room()
-            record = self.new_record(request._request, self.caller)
+            record = record or self.new_record(request._request, self.caller)
             self.lease = lease_of(record.facts | {"prompt": self.ask.prompt})
         for throttle in [throttle_class() for throttle_class in self.throttle_classes]:
             try:
@@ -153,9 +159,19 @@ class GatedView(APIView):
 
     def take(self, record: Record, grant: Grant, endings: Endings) -> None:
         """Begin an admitted call: whatever becomes of it, it is settled when it ends."""
-        self.record = record
         record.grant = grant
-        endings.push_async_callback(record.settle, self.gateway.store, self.gateway.ledger.add)
+        if self.record is None:
+            self.record = record
+            endings.push_async_callback(record.settle, self.gateway.store, self.gateway.ledger.add)
+
+    async def readmit(self, request: Request, ask: Ask) -> None:
+        """Give back what an admitted call was charged, and have it admitted anew for more. Raises what refuses it."""
+        assert self.record is not None
+        assert self.record.grant is not None
+        grant, self.record.grant, self.record.known = self.record.grant, None, None
+        await self.gateway.store.settle(grant, 0, requests=0)
+        self.ask = ask
+        await self.throttle(request)
 
     async def count_prompt(self) -> bool:
         """Have the tokens of a prompt counted whose bound was too much. True where that made it less.

@@ -14,10 +14,14 @@ from accounts.snapshot import Snapshot
 from accounts.usage import QuotaUse
 
 from .admission import Admission, meters_of, quota_uses
+from .cache import AnswerStore, Size
+from .cache.answers import AnswerCache
+from .cache.memory import MemoryAnswers
+from .cache.redis import RedisAnswers
 from .counting import PromptCounter
 from .history import History
 from .ledger import Ledger
-from .metrics import LEDGER_WAITING, SNAPSHOT_AGE, STORE_UP
+from .metrics import CACHE_UP, LEDGER_WAITING, SNAPSHOT_AGE, STORE_UP
 from .models import ModelAlias
 from .pool import Pool, Upstream
 from .records import lost_row
@@ -38,6 +42,7 @@ class Gateway:
     def __init__(self) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None  # while it is alive
         self.store = new_store()
+        self.cache = AnswerCache(new_answer_store())
         self.snapshot = Snapshot(settings.SNAPSHOT_MAX_STALE)
         self.ledger = Ledger(settings.LEDGER_MAX_ROWS)
         self.history = History()
@@ -57,11 +62,13 @@ class Gateway:
         self.admission = self._new_admission()
         self.loop = asyncio.get_running_loop()
         await self.store.start()
+        await self.cache.start()
         await self.snapshot.start()
         await self.pool.start()
         await self.ledger.start()
 
     async def stop(self) -> None:
+        await self.cache.stop()
         await self.pool.stop()
         await self.snapshot.stop()
         await self.client.aclose()
@@ -101,6 +108,14 @@ class Gateway:
         meters = meters_of(self.policies.limits(tier_id, user_id))
         return quota_uses(self.call(self.admission.read, user_id, meters))
 
+    def cache_size(self) -> Size:
+        """How much the cache holds. Raises StoreUnavailable."""
+        return self.call(self.cache.store.size)
+
+    def empty_cache(self) -> int:
+        """Forget all answers. Gives how many there were. Raises StoreUnavailable."""
+        return self.call(self.cache.store.empty)
+
 
 async def awaited(function: Callable[..., Awaitable[T]], *args: Any) -> T:
     return await function(*args)
@@ -113,6 +128,14 @@ def new_store() -> Store:
         return MemoryStore()
     shared = RedisStore(settings.REDIS_URL, joins=settings.LANES != "default")  # who admits no calls needs no share
     return GuardedStore(shared, settings.STORE_DOWN_POLICY, settings.WORKERS, STORE_UP.set)
+
+
+def new_answer_store() -> AnswerStore:
+    """Where answers are kept: in Redis where there is one, else in this process."""
+    CACHE_UP.set(1)
+    if not settings.REDIS_URL:
+        return MemoryAnswers(settings.CACHE_MAX_BYTES)
+    return RedisAnswers(settings.REDIS_URL, settings.CACHE_MAX_BYTES, CACHE_UP.set)
 
 
 def load_aliases() -> dict[str, str]:

@@ -27,6 +27,8 @@ TOKENS = Counter(
     "Tokens of ended calls: prompt, cached (a part of prompt), completion.",
     ["kind", "model", "tier"],
 )
+CACHE = Counter("api_cache_requests_total", "Calls by how they were answered: hit, miss, joined, bypass.", ["result"])
+CACHE_UP = Gauge("api_cache_up", "1 while answers are kept where they should be, 0 while Redis is out of reach.")
 LEDGER_ROWS = Counter("api_ledger_rows_total", "Rows of the ledger, written or rejected by the database.", ["result"])
 LEDGER_WAITING = Gauge("api_ledger_waiting_rows", "Ended calls whose row is not in the ledger yet.")
 STORE_UP = Gauge("api_store_up", "1 while limits are counted where they should be, 0 while Redis is out of reach.")

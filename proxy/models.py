@@ -34,6 +34,19 @@ class ModelAlias(models.Model):
             raise ValidationError({"model": "A model answers to its own name already."})
 
 
+class CachePage(models.Model):
+    """No table: it gives the cache its page in the admin, and the permissions for that."""
+
+    class Meta:
+        managed = False
+        default_permissions = ("view",)
+        permissions: ClassVar = [("empty_cachepage", "Can empty the answer cache")]
+        verbose_name_plural = "answer cache"
+
+    def __str__(self) -> str:
+        return "answer cache"
+
+
 class UsageRecord(models.Model):
     """One admitted call. Written once, when the call has ended, and never changed, unless it was taken for lost.
 

@@ -13,6 +13,7 @@ import orjson
 from accounts.callers import Caller
 from accounts.errors import GatewayError
 
+from .cache import Result
 from .events import UNREADABLE
 from .ledger import Row
 from .metrics import FIRST_TOKEN, TOKENS
@@ -48,6 +49,7 @@ class Record:
     error: str = "client_left"
     reader: Reader | None = None
     known: Usage | None = None  # of an answer that came whole
+    cache: Result = Result.BYPASS
 
     def answered(self, status: int, error: str = "") -> None:
         """What the client is told, in the end or, of a stream, so far."""
@@ -70,8 +72,12 @@ class Record:
         return NOTHING_KNOWN if self.upstream and self.status >= CLIENT_LEFT else Usage()  # refused: nothing was run
 
     async def settle(self, store: Store, keep: Callable[[Row], None]) -> None:
-        """Count the call, give back what it did not use, and hand its row to the ledger."""
-        assert self.grant is not None
+        """Count the call, give back what it did not use, and hand its row to the ledger.
+
+        One whose grant was given back, and that got no other, was refused in the end: it has no row.
+        """
+        if self.grant is None:
+            return
         usage = self.usage
         prompt, cached, completion, first_token = series(self.model, self.tier)
         if usage.total:
@@ -112,7 +118,7 @@ class Record:
             "cached_tokens": usage.cached,
             "completion_tokens": usage.completion,
             "is_estimated": usage.is_estimated,
-            "cache": "",
+            "cache": self.cache.value,
             "first_token_ms": milliseconds(self.began, self.first_token_at),
             "total_ms": milliseconds(self.began, perf_counter()),
         }

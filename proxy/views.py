@@ -10,17 +10,26 @@ from rest_framework.request import Request
 from accounts.authentication import ApiKeyHeaderAuthentication
 
 from . import envelopes
-from .admission import granted_length
+from .admission import full_length, granted_length, meters_for
 from .answers import EventStream, json_answer
 from .attempts import Errand
+from .cache import Kept, Result
+from .cache.answers import Seat
+from .cache.policy import is_deterministic, key_of, space_of, wish_of
 from .calls import Call, check_text, limited
+from .endings import Endings
 from .endpoints import ENDPOINTS, Endpoint
 from .errors import ModelNotFound
 from .gates import GatedView
+from .metrics import CACHE
 from .models import ANY
 from .permissions import MayUseModel
 from .readers import Asked
 from .relay import Relay
+from .reservations import Ask
+from .sharing import Hit, Sharing, Terms
+from .telling import Telling
+from .usage import Usage
 
 
 class Inference(GatedView):
@@ -28,6 +37,7 @@ class Inference(GatedView):
 
     endpoint: Endpoint = ENDPOINTS[0]
     permission_classes = (MayUseModel,)
+    found: Kept | Seat | None = None  # in the cache; None where it was not looked into
 
     async def parse(self, request: Request) -> None:
         await request._request.read_body(settings.MAX_BODY_BYTES)  # type: ignore[attr-defined]  # a RelayRequest
@@ -48,7 +58,44 @@ class Inference(GatedView):
         asked = Asked(self.call, self.model, length, shows_timings=settings.SHOW_TIMINGS)
         return Errand(self.endpoint, asked, limited(self.body, self.endpoint.schema, length))
 
+    async def look(self, request: Request) -> None:
+        self.wish = wish_of(request.META.get("HTTP_CACHE_CONTROL", ""))
+        if not (settings.CACHE_TTL > 0 and self.wish.keeps and self.is_cacheable):
+            return
+        assert self.caller is not None
+        self.identity = self.gateway.pool.identity(self.model)
+        if self.identity is None:  # no telling whether what is kept is still what would be answered
+            return
+        self.full_ask = self.ask
+        self.shared = self.errand(full_length(self.ask, meters_for(self.caller, self.model, self.gateway.policies)))
+        space = space_of(settings.CACHE_SCOPE, self.caller.user_id, self.caller.tier_id)
+        key = key_of(space, self.endpoint.name, self.identity, self.shared.body)
+        cache = self.gateway.cache
+        self.found = await (cache.look(key) if self.wish.reads else cache.anew(key))
+        if isinstance(self.found, Seat):
+            request._request.endings.push_async_callback(cache.give_back, self.found)  # type: ignore[attr-defined]  # a RelayRequest
+        if self.result in (Result.HIT, Result.JOINED):
+            self.ask = Ask(settings.CACHE_HIT_TOKENS)
+
+    @property
+    def is_cacheable(self) -> bool:
+        return self.tier.uses_cache and is_deterministic(self.endpoint, self.call, seeded=settings.CACHE_SEEDED)
+
+    @property
+    def result(self) -> Result:
+        """How the call is answered, as far as it is known when it has looked."""
+        match self.found:
+            case None:
+                return Result.BYPASS
+            case Kept():
+                return Result.HIT
+            case Seat(leads=True):
+                return Result.MISS if self.wish.reads else Result.BYPASS
+        return Result.JOINED
+
     async def count_prompt(self) -> bool:
+        if self.result in (Result.HIT, Result.JOINED):
+            return False
         assert self.caller is not None
         counted = await self.gateway.prompt_counter.count(self.caller.user_id, self.errand(None))
         if counted is None or counted >= self.ask.prompt:
@@ -58,14 +105,47 @@ class Inference(GatedView):
 
     async def post(self, request: Request) -> HttpResponseBase:
         assert self.record is not None
-        assert self.record.grant is not None
-        length = granted_length(self.ask, self.record.grant)
-        if length != self.call.max_tokens:
-            self.extra_headers["x-max-tokens"] = str(length)
-        relay = Relay(self.errand(length), self.gateway.pool, request._request.endings, self.record)  # type: ignore[attr-defined]  # a RelayRequest
+        self.record.cache = self.result
+        CACHE.labels(self.record.cache).inc()
+        telling = self.telling(request)
+        if telling.length != self.call.max_tokens:
+            self.extra_headers["x-max-tokens"] = str(telling.length)
         if self.call.stream:
-            return EventStream(await relay.stream(settings.HEARTBEAT_AFTER))
-        return json_answer(await relay.whole())
+            response: HttpResponseBase = EventStream(await telling.stream(settings.HEARTBEAT_AFTER))
+        else:
+            response = json_answer(await telling.whole())
+        self.extra_headers["x-cache"] = self.record.cache.value
+        return response
+
+    def telling(self, request: Request) -> Telling:
+        """Where the answer comes from: what was kept, a flight, or a llama-server for this call alone."""
+        assert self.record is not None
+        endings: Endings = request._request.endings  # type: ignore[attr-defined]  # a RelayRequest
+        pool, cache = self.gateway.pool, self.gateway.cache
+        if self.result in (Result.HIT, Result.JOINED):
+            self.record.known = Usage(settings.CACHE_HIT_TOKENS)
+        if isinstance(self.found, Kept):
+            self.extra_headers["Age"] = str(self.found.age)
+            return Hit(self.shared, endings, self.record, self.found)
+        granted = self.granted()
+        if self.found is None:
+            return Relay(granted, pool, endings, self.record)
+
+        async def readmit() -> Errand:
+            await self.readmit(request, self.full_ask)
+            return self.granted()
+
+        def is_current() -> bool:
+            return pool.identity(self.model) == self.identity
+
+        terms = Terms(pool, cache, granted, readmit, is_current, settings.CACHE_TTL)
+        return Sharing(self.shared, endings, self.record, self.found, terms)
+
+    def granted(self) -> Errand:
+        """What the call was admitted to ask a llama-server for."""
+        assert self.record is not None
+        assert self.record.grant is not None
+        return self.errand(granted_length(self.ask, self.record.grant))
 
 
 class AnthropicInference(Inference):

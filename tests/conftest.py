@@ -2,6 +2,8 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -20,6 +22,7 @@ from .servers import LiveGateway, llama_server
 
 hypothesis.settings.register_profile("same", derandomize=True, database=None, deadline=None)
 hypothesis.settings.load_profile("same")
+settings.CACHE_TTL = 0  # tests compare answers that were computed; those of the cache have it on
 settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # made to be fast
 MODEL = "smollm2-135m"
 CHAT = {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 8, "temperature": 0}
@@ -90,7 +93,7 @@ def served_by(live: LiveGateway) -> Iterator[Callable[..., None]]:
     real = pool.upstreams
 
     def serve(*urls: str) -> None:
-        pool.upstreams = tuple(Upstream(url, is_up=True, models={MODEL: MODEL}) for url in urls)
+        pool.upstreams = tuple(Upstream(url, is_up=True, models={MODEL: MODEL}, identity=url) for url in urls)
 
     yield serve
     pool.upstreams = real
@@ -117,6 +120,18 @@ def gate() -> Iterator[threading.Event]:
     event = threading.Event()
     yield event
     event.set()
+
+
+@pytest.fixture
+def together() -> Callable[..., Any]:
+    """Runs functions at the same time, each on a thread of its own, and gives their futures."""
+
+    @contextmanager
+    def run(*functions: Callable[[], Any]) -> Iterator[list["Future[Any]"]]:
+        with ThreadPoolExecutor(len(functions)) as threads:
+            yield [threads.submit(function) for function in functions]
+
+    return run
 
 
 @pytest.fixture

@@ -44,6 +44,10 @@ def whole(status: str, body: Any) -> bytes:
     return f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(text)}\r\n\r\n".encode() + text
 
 
+MODELS = {"data": [{"id": "smollm2-135m"}]}
+TOLD = {b"/props": {"model_path": "fake.gguf"}, b"/lora-adapters": []}
+
+
 class FakeLlama:
     """Listens on a thread of its own, and plays a script for each request. `seen` holds the bodies that came."""
 
@@ -76,7 +80,7 @@ class FakeLlama:
         try:
             while head := (await reader.readuntil(b"\r\n\r\n")).lower():
                 if head.startswith(b"get"):
-                    writer.write(whole("200 OK", {"data": [{"id": "smollm2-135m"}]}))
+                    writer.write(whole("200 OK", TOLD.get(head.split(b" ")[1], MODELS)))
                     continue
                 length = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
                 self.seen.append(json.loads(await reader.readexactly(length)))

@@ -136,8 +136,8 @@ class Worker:
     def __init__(self, llama: str, **environment: str) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        own = {"DATABASE_URL": database_url(), "LLAMA_SERVERS": llama, "LOG_LEVEL": "WARNING", **environment}
-        self.environment = {**os.environ, **own, "JWT_SIGNING_KEY": settings.JWT_SIGNING_KEY}
+        own = {"DATABASE_URL": database_url(), "LLAMA_SERVERS": llama, "LOG_LEVEL": "WARNING", "CACHE_TTL": "0"}
+        self.environment = {**os.environ, **own, **environment, "JWT_SIGNING_KEY": settings.JWT_SIGNING_KEY}
         self.process: subprocess.Popen[bytes]
 
     def start(self) -> None:

@@ -66,7 +66,15 @@ def test_every_metric_is_in_the_operations_guide():
 
 LEDGER = (ROOT / "docs" / "ledger.md").read_text()
 LIMITS = (ROOT / "docs" / "limits.md").read_text()
-TEXTS = {"README": README, "request": REQUEST, "operations": OPERATIONS, "ledger": LEDGER, "limits": LIMITS}
+CACHE = (ROOT / "docs" / "cache.md").read_text()
+TEXTS = {
+    "README": README,
+    "request": REQUEST,
+    "operations": OPERATIONS,
+    "ledger": LEDGER,
+    "limits": LIMITS,
+    "cache": CACHE,
+}
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
@@ -81,7 +89,7 @@ def test_files_that_are_named_exist(text):
 def test_the_walk_through_a_request_names_the_gates_in_their_order():
     dispatch = (ROOT / "proxy" / "gates.py").read_text().split("async def dispatch")[1].split("except")[0]
     gates = re.findall(r"await self\.(\w+)\(", dispatch)
-    assert gates == ["authenticate", "parse", "permit", "throttle"]
+    assert gates == ["authenticate", "parse", "permit", "look", "throttle"]
     assert re.findall(r"^   - \*(\w+)\*", REQUEST, re.MULTILINE) == gates
 
 
@@ -94,7 +102,8 @@ def test_imports_go_down_only(path):
 
 PURE = [
     "windows", "calls", "events", "folding", "errors", "endings", "schemas", "fields", "contents", "endpoints",
-    "envelopes", "refusals", "usage", "reservations", "rates", "bounds",
+    "envelopes", "refusals", "usage", "reservations", "rates", "bounds", "canonical", "identities", "replays",
+    "cache/__init__", "cache/policy", "cache/flights", "cache/memory", "cache/wire",
     "stores/__init__", "stores/shares", "stores/wire",
     *(f"readers/{each}" for each in ("__init__", "choices", "messages", "responses")),
 ]  # fmt: skip
@@ -125,8 +134,9 @@ def test_one_module_knows_each_vendor(vendor, modules):
 def test_the_walk_through_a_request_passes_every_file_on_its_way():
     """All modules of the relay lane but those that wire, configure or describe."""
     aside = {"apps", "checks", "counters", "gateway", "health", "metrics", "models", "admin", "__init__"}
-    way = [path for path in sorted((ROOT / "proxy").glob("*.py")) if path.stem not in aside]
-    missing = [path.name for path in way if f"`proxy/{path.name}`" not in REQUEST]
+    own, cache = (ROOT / "proxy").glob("*.py"), (ROOT / "proxy" / "cache").glob("*.py")
+    way = [path.relative_to(ROOT) for path in sorted([*own, *cache]) if path.stem not in {*aside, "wire"}]
+    missing = [str(path) for path in way if f"`{path}`" not in REQUEST]
     assert not missing
 
 

@@ -114,9 +114,7 @@ class ResponseReader(Reader):
             if self.asked.length and usage["output_tokens"] >= self.asked.length:  # llama-server says "completed"
                 response["status"] = "incomplete"
                 response["incomplete_details"] = {"reason": "max_output_tokens"}
-        asked = {name: self.asked.call.fields[name] for name in (*ECHOED, "text") if name in self.asked.call.fields}
-        own = {"created_at": self._created_at, "model": self.asked.model, "output": []}
-        return {**DEFAULTS, **own, **asked, "max_output_tokens": self.asked.length, **response}
+        return filled(response, self.asked, self._created_at)
 
     @property
     def is_complete(self) -> bool:
@@ -125,3 +123,11 @@ class ResponseReader(Reader):
     @property
     def answer(self) -> dict[str, Any]:
         return self._answer
+
+
+def filled(response: dict[str, Any], asked: Asked, created_at: int) -> dict[str, Any]:
+    """A response with all fields that OpenAI's has, and what it repeats of its request."""
+    said = asked.call.fields
+    repeated = {name: said[name] for name in (*ECHOED, "text") if name in said}
+    own = {"created_at": created_at, "model": asked.model, "output": []}
+    return {**DEFAULTS, **own, **repeated, "max_output_tokens": asked.length, **response}

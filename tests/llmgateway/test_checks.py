@@ -38,6 +38,7 @@ def test_the_defaults_are_safe(settings):
         ({"LANES": "relay"}, "proxy.W002"),
         ({"REDIS_URL": "127.0.0.1:6379"}, "proxy.E004"),
         ({"STORE_DOWN_POLICY": "panic"}, "proxy.E005"),
+        ({"CACHE_SCOPE": "world"}, "proxy.E006"),
     ],
 )
 def test_a_dangerous_setting_is_found(settings, changes, check):

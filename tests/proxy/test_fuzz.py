@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import httpx
 import pytest
+from django.conf import settings as django_settings
 from hypothesis import HealthCheck, given, settings
 
 from proxy.gateway import gateway
@@ -29,7 +30,7 @@ INSIDE = re.compile(
 )
 HEADERS = {
     "date", "server", "content-type", "content-length", "x-request-id", "cache-control", "x-accel-buffering", "allow",
-    "transfer-encoding", "x-dropped-params", "connection", "www-authenticate",
+    "transfer-encoding", "x-dropped-params", "connection", "www-authenticate", "x-cache", "age",
     *(f"x-ratelimit-{what}-requests" for what in ("limit", "remaining", "reset")),
 }  # fmt: skip
 
@@ -42,7 +43,8 @@ class Answered(NamedTuple):
 
 @pytest.fixture(scope="module")
 def send(live, llama):
-    """Sends a request as it is, path and all: httpx would tidy it."""
+    """Sends a request as it is, path and all: httpx would tidy it. The cache is on."""
+    django_settings.CACHE_TTL = 3600
     own = person("fuzz", new_tier()).headers
 
     def request(asked: Fuzzed) -> Answered:
@@ -51,7 +53,8 @@ def send(live, llama):
         with closing(wire), wire.getresponse() as response:
             return Answered(response.status, {name.lower() for name in response.headers}, response.read().decode())
 
-    return request
+    yield request
+    django_settings.CACHE_TTL = 0
 
 
 @pytest.fixture(scope="module")
