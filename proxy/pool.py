@@ -160,10 +160,10 @@ class Pool:
         return max((each.context for each in self.upstreams if each.context and model in each.models), default=None)
 
     def identity(self, model: str) -> str | None:
-        """What may answer a call of the model now, of all that are up; None where that is not known of each."""
+        """What may answer a call of the model now, of all that are up; None where none is, or one does not tell."""
         identities = {each.identity for each in self.fit(model)}
         told = sorted(each for each in identities if each)
-        return ",".join(told) if len(told) == len(identities) else None
+        return ",".join(told) if identities and len(told) == len(identities) else None
 
     def fit(self, model: str, tried: Sequence[Upstream] = ()) -> list[Upstream]:
         """The upstreams that are up, serve the model and were not tried yet."""

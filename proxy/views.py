@@ -67,7 +67,9 @@ class Inference(GatedView):
         if self.identity is None:  # no telling whether what is kept is still what would be answered
             return
         self.full_ask = self.ask
-        self.shared = self.errand(full_length(self.ask, meters_for(self.caller, self.model, self.gateway.policies)))
+        self.shared = self.errand(
+            full_length(self.ask, meters_for(self.caller, self.model, self.gateway.snapshot.policies))
+        )
         space = space_of(settings.CACHE_SCOPE, self.caller.user_id, self.caller.tier_id)
         key = key_of(space, self.endpoint.name, self.identity, self.shared.body)
         cache = self.gateway.cache

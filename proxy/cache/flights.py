@@ -12,9 +12,17 @@ from proxy.attempts import Portion, Portions
 
 from . import Kept
 
+MOST_BYTES = 256 * 1024  # of events that are held for those who may come: some 500 tokens
+
 
 class Abandoned(Exception):
     """Nothing comes of a flight, and nothing is wrong with the call: its leader was refused, or left it empty."""
+
+
+class Listener:
+    """Somebody who follows an answer live; `heard` is how many of its events they were told."""
+
+    heard = 0
 
 
 class Flight:
@@ -26,9 +34,11 @@ class Flight:
         self.task: asyncio.Task[Any] | None = None
         self._kept: Kept | None = None
         self._failure: GatewayError | None = None
-        self._events: Portion = []
+        self._events: Portion = []  # of the answer so far
+        self._forgotten = 0  # events that came before these
+        self._bytes = 0
         self._news = asyncio.Event()
-        self._listeners = 0
+        self._listeners: list[Listener] = []
 
     # -- aboard --------------------------------------------------------------------------------------------------
 
@@ -45,16 +55,19 @@ class Flight:
     def publish(self, events: Portion) -> None:
         """Tell events of the answer to those who follow it live."""
         self._events += events
+        self._bytes += sum(map(len, events))
+        if self._bytes > MOST_BYTES:
+            self._forget()
         self._tell()
 
     def restart(self) -> None:
         """Forget the events so far: another upstream tells all of them again."""
-        self._events = []
+        self._events, self._forgotten, self._bytes = [], 0, 0
 
     @property
     def was_heard(self) -> bool:
         """Whether anybody may have been told a part of the answer, so that it cannot be begun anew."""
-        return bool(self._events and self._listeners)
+        return bool(self._forgotten + len(self._events)) and bool(self._listeners)
 
     def land(self, outcome: Kept | GatewayError | None) -> None:
         """Tell what became of it; None where nothing did. The first outcome counts."""
@@ -66,6 +79,14 @@ class Flight:
             self._kept = outcome
         self.landed.set()
         self._tell()
+
+    def _forget(self) -> None:
+        """Drop what all who listen were told."""
+        total = self._forgotten + len(self._events)
+        told = min((each.heard for each in self._listeners), default=total) - self._forgotten
+        self._bytes -= sum(map(len, self._events[:told]))
+        self._forgotten += told
+        del self._events[:told]
 
     def _tell(self) -> None:
         self._news.set()
@@ -83,14 +104,17 @@ class Flight:
         return self._kept
 
     async def portions(self) -> Portions:
-        """The events of the answer from its start, as they come; none where another worker computes it."""
-        self._listeners += 1
-        heard = 0
+        """The events of the answer from its start, as they come.
+
+        None where another worker computes it, and for who comes when the start of a long one was forgotten.
+        """
+        if self._forgotten:
+            return
+        self._listeners.append(listener := Listener())
         try:
             while True:
-                if heard < len(self._events):
-                    events = self._events[heard:]
-                    heard += len(events)
+                if events := self._events[listener.heard - self._forgotten :]:
+                    listener.heard += len(events)
                     yield events
                 elif self._failure is not None:
                     raise self._failure
@@ -99,4 +123,4 @@ class Flight:
                 else:
                     await self._news.wait()
         finally:
-            self._listeners -= 1
+            self._listeners.remove(listener)

@@ -95,7 +95,7 @@ class RedisAnswers(AnswerStore):
         elif (epoch := self._turns.pop(key, None)) is not None:
             value = written(answer, time.time())
             keys = (self._key(key), self._turn(key), *map(self._key, ("epoch", "ends", "sizes", "total")))
-            await self._ask(KEEP, keys, self.worker, epoch, value, round(ttl * 1000), size, self.most_bytes)
+            await self._ask(KEEP, keys, self.worker, epoch, value, max(1, round(ttl * 1000)), size, self.most_bytes)
 
     async def leave(self, key: str, *, failed: bool) -> None:
         if self._turns.pop(key, None) is not None:

@@ -3,11 +3,17 @@
 from datetime import UTC, datetime
 
 import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission
 from django.urls import reverse
 
 from accounts.models import User
+from proxy.cache.memory import MemoryAnswers
+from proxy.cache.redis import RedisAnswers
+from proxy.gateway import gateway
 from proxy.models import ModelAlias, RefusalCount, UsageRecord
-from tests.cast import person
+from tests.cast import new_tier, person
+from tests.servers import free_port
 
 pytestmark = pytest.mark.django_db
 
@@ -68,3 +74,73 @@ def test_an_alias_is_made(admin_client):
 def test_an_alias_of_itself_is_a_mistake(admin_client):
     response = admin_client.post(page("modelalias_add"), {"name": "m", "model": "m"})
     assert "answers to its own name already" in response.text
+
+
+# -- the cache -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cache(live, settings, monkeypatch):
+    settings.CACHE_TTL = 3600
+    monkeypatch.setattr(gateway().cache, "store", MemoryAnswers(64 * 1024 * 1024))
+    return gateway().cache.store
+
+
+def keep(live, cache, *keys):
+    async def keep_all():
+        for key in keys:
+            await cache.begin(key)
+            await cache.keep(key, b"{}", 60)
+
+    live.run(keep_all())
+
+
+def test_the_cache_has_a_page_that_says_how_much_it_holds(admin_client, live, cache):
+    assert "The cache is empty." in admin_client.get(page("cachepage_changelist")).text
+    keep(live, cache, "a", "b")
+    assert "<strong>2</strong> answers" in admin_client.get(page("cachepage_changelist")).text
+
+
+def test_the_admin_empties_it_and_is_told_and_the_history_knows(admin_client, live, cache):
+    keep(live, cache, "a", "b")
+    response = admin_client.post(page("cachepage_changelist"), follow=True)
+    assert "2 answers forgotten." in response.text
+    assert "The cache is empty." in response.text
+    assert LogEntry.objects.get().change_message == "Emptied: 2 answers forgotten."
+
+
+def test_staff_see_and_empty_it_as_far_as_they_may(client, live, cache):
+    staff = person("staff", is_staff=True).user
+    client.force_login(staff)
+    assert client.get(page("cachepage_changelist")).status_code == 403
+    staff.user_permissions.add(Permission.objects.get(codename="view_cachepage"))
+    assert "Empty the cache" not in client.get(page("cachepage_changelist")).text
+    assert client.post(page("cachepage_changelist")).status_code == 403
+    staff.user_permissions.add(Permission.objects.get(codename="empty_cachepage"))
+    assert "Empty the cache" in client.get(page("cachepage_changelist")).text
+    assert client.post(page("cachepage_changelist")).status_code == 302
+
+
+def test_the_page_says_what_it_goes_by(admin_client, cache, settings):
+    settings.CACHE_SCOPE = "tier"
+    tier = new_tier(uses_cache=False)
+    text = admin_client.get(page("cachepage_changelist")).text
+    assert "all users of a tier" in text
+    assert tier.name in text
+
+
+def test_where_it_is_off_or_elsewhere_the_page_says_so(admin_client, cache, settings):
+    settings.CACHE_TTL = 0
+    assert "The cache is off" in admin_client.get(page("cachepage_changelist")).text
+    settings.CACHE_TTL, settings.LANES = 3600, "default"
+    text = admin_client.get(page("cachepage_changelist")).text
+    assert "memory of the process" in text
+    assert "Empty the cache" not in text
+
+
+def test_where_redis_is_gone_the_page_says_so(admin_client, cache, monkeypatch):
+    gone = RedisAnswers(f"redis://127.0.0.1:{free_port()}/0", 1000, lambda _: None)
+    monkeypatch.setattr(gateway().cache, "store", gone)
+    assert "Redis, which holds the cache, does not answer." in admin_client.get(page("cachepage_changelist")).text
+    response = admin_client.post(page("cachepage_changelist"), follow=True)
+    assert "The cache was not emptied." in response.text

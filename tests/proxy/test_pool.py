@@ -138,3 +138,131 @@ def test_the_gateway_looks_again_by_itself(live, llama):
     own = gateway().pool.upstreams[0]
     own.is_up = False
     wait_until(lambda: own.is_up, "it was looked at")
+
+
+# -- what answers --------------------------------------------------------------------------------------------------
+
+TOLD = {
+    "/v1/models": {"data": [{"id": "m", "meta": {"size": 1, "n_ctx": 2048}}]},
+    "/props": {
+        "model_path": "m.gguf",
+        "build_info": "b1",
+        "chat_template": "t",
+        "default_generation_settings": {"params": {"top_k": 40}},
+        "media_marker": "first start",
+        "is_sleeping": False,
+    },
+    "/lora-adapters": [],
+}
+
+
+def looked_at(*turns, asked=None):
+    """The identity after each look, when the llama-server says so at each."""
+    told = iter(turns)
+    now: dict = {}
+
+    def answer(request):
+        if asked is not None:
+            asked.append(request.url.path)
+        found = now[request.url.path]
+        return httpx.Response(404) if found is None else httpx.Response(200, json=found)
+
+    of_one = pool(upstream("a", up=None), answer=answer)
+
+    async def look():
+        for changes in told:
+            now.update({**TOLD, **changes})
+            await of_one.look()
+            yield of_one.identity("m")
+
+    async def all_looks():
+        return [identity async for identity in look()]
+
+    return asyncio.run(all_looks())
+
+
+def props(**changes):
+    return {"/props": {**TOLD["/props"], **changes}}
+
+
+def test_what_stays_the_same_has_the_same_identity():
+    first, second = looked_at({}, {"/v1/models": {**TOLD["/v1/models"], "object": "list"}})
+    assert first == second is not None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        props(model_path="n.gguf"),
+        props(build_info="b2"),
+        props(chat_template="u"),
+        props(default_generation_settings={"params": {"top_k": 1}}),
+        props(media_marker="second start"),
+        {"/lora-adapters": [{"id": 0, "path": "a.gguf", "scale": 1.0}]} | props(media_marker="second start"),
+        {"/v1/models": {"data": [{"id": "m", "meta": {"size": 2, "n_ctx": 2048}}]}},
+    ],
+    ids=str,
+)
+def test_whatever_changes_the_answers_changes_the_identity(change):
+    first, second, back = looked_at({}, change, {})
+    assert first != second
+    assert first == back
+
+
+def test_an_adapter_that_is_turned_down_is_seen():
+    adapters = [{"/lora-adapters": [{"id": 0, "path": "a.gguf", "scale": scale}]} for scale in (1.0, 0.5)]
+    first, second = looked_at(*adapters)
+    assert first != second
+
+
+@pytest.mark.parametrize(
+    "change", [{"/props": None}, {"/props": {}}, {"/props": []}, {"/lora-adapters": None}], ids=str
+)
+def test_one_that_keeps_itself_to_itself_has_no_identity(change):
+    assert looked_at(change) == [None]
+
+
+def test_a_sleeping_one_is_not_woken_and_is_known_when_it_wakes():
+    asked = []
+    assert looked_at(props(is_sleeping=True), asked=asked) == [None]
+    assert "/lora-adapters" not in asked
+    assert looked_at(props(is_sleeping=True), {})[1] is not None
+
+
+def test_adapters_are_asked_for_once_where_there_are_none():
+    asked = []
+    looked_at({}, {}, {}, asked=asked)
+    assert asked.count("/lora-adapters") == 1
+
+
+def test_several_that_serve_a_model_are_one_identity_together():
+    a, b, c = upstream("a", "m"), upstream("b", "m"), upstream("c", "other")
+    a.identity, b.identity = "x", "y"
+    of_three = pool(a, b, c)
+    both = of_three.identity("m")
+    b.identity = "x"
+    same = of_three.identity("m")
+    b.identity = None
+    assert len({both, same, None}) == 3
+    assert of_three.identity("m") is None
+    b.is_up = False
+    assert of_three.identity("m") == same
+    a.is_up = False
+    assert of_three.identity("m") is None
+
+
+def test_a_real_llama_server_has_another_identity_after_a_restart():
+    found = []
+    for _ in range(2):
+        with llama_server() as url:
+            found.append(asyncio.run(identity_at(url)))
+    assert None not in found
+    assert found[0] != found[1]
+
+
+async def identity_at(url):
+    client = UpstreamClient(1, 5)
+    of_one = Pool([Upstream(url)], client, interval=60)
+    await of_one.look()
+    await client.aclose()
+    return of_one.identity("smollm2-135m")

@@ -7,7 +7,7 @@ import pytest
 from accounts.errors import GatewayError
 from proxy.cache import Kept
 from proxy.cache.answers import AnswerCache, Computed
-from proxy.cache.flights import Abandoned
+from proxy.cache.flights import MOST_BYTES, Abandoned
 from proxy.cache.memory import MemoryAnswers
 from proxy.errors import UpstreamError
 
@@ -214,6 +214,34 @@ async def test_an_answer_is_heard_only_by_those_who_listen(cache):
     work.may_go_on.set()
     await listening
     await cache.end_lead(leader)
+
+
+@flies
+async def test_of_a_long_answer_only_what_somebody_still_has_to_hear_is_held(cache):
+    flight = cache.alone().flight
+    early = flight.portions()
+    flight.publish([b"1"])
+    assert await anext(early) == [b"1"]
+    flight.publish([b"x" * MOST_BYTES])
+    assert len(flight._events) == 1
+    late = asyncio.create_task(heard(flight))
+    flight.publish([b"3"])
+    assert b"".join(await anext(early)) == b"x" * MOST_BYTES + b"3"
+    flight.publish([b"4"])
+    assert flight._events == [b"4"]
+    flight.land(Kept(b"", 0))
+    assert await anext(early) == [b"4"]
+    assert await late == []
+
+
+@flies
+async def test_a_long_answer_that_nobody_hears_takes_no_memory(cache):
+    flight = cache.alone().flight
+    for _ in range(3):
+        flight.publish([b"x" * MOST_BYTES])
+    assert sum(map(len, flight._events)) <= MOST_BYTES
+    flight.restart()
+    assert not flight.was_heard
 
 
 @flies
