@@ -2,6 +2,8 @@
 
 Usage: cache.py [ROUNDS]. Gateways on core 0, one that keeps answers in memory and one in a Redis started for this;
 load, Redis and a stand-in for a llama-server on core 1. CPU is that of the gateway alone; each row is the median.
+LITELLM names the program of a LiteLLM proxy, if there is one, which is measured as well: its local cache, one master
+key, no database.
 """
 
 import json
@@ -9,6 +11,8 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
@@ -40,6 +44,21 @@ ROWS = {  # what: (gateway, stream, more of the body, status)
     "not cacheable": ("memory", "0", RANDOM, "200"),
     "not cacheable, as a stream": ("memory", "1", RANDOM, "200"),
 }
+PEER = GATEWAY + 11
+PEERS = {
+    "LiteLLM: hit": ("peer", "0", SAME, "200"),
+    "LiteLLM: miss": ("peer", "0", NEW, "200"),
+}
+LITELLM_CONFIG = f"""
+model_list:
+  - model_name: mock
+    litellm_params: {{model: openai/mock, api_base: "http://127.0.0.1:{PLAIN}/v1", api_key: none}}
+litellm_settings:
+  cache: true
+  cache_params: {{type: local}}
+general_settings:
+  master_key: sk-bench
+"""
 
 
 def refused_token(env: dict[str, str]) -> str:
@@ -51,39 +70,68 @@ def refused_token(env: dict[str, str]) -> str:
     return subprocess.run(made, check=True, cwd=ROOT, env=full, capture_output=True, text=True).stdout.strip()
 
 
-def measure(env: dict[str, str], redis_url: str, rounds: int) -> dict[str, tuple[list[float], list[float]]]:
+@contextmanager
+def peer(folder: Path) -> Iterator[int | None]:
+    """LiteLLM, where it is there."""
+    if not os.environ.get("LITELLM"):
+        yield None
+        return
+    (folder / "litellm.yaml").write_text(LITELLM_CONFIG)
+    command = pinned(0, os.environ["LITELLM"], "--config", f"{folder}/litellm.yaml", "--port", str(PEER))
+    with running(command, PEER, "/health/liveliness", within=120) as pid:
+        yield pid
+
+
+class Measured:
     """Of each row, CPU microseconds and median milliseconds of a call, for each round."""
-    refused = refused_token(env)
-    found: dict[str, tuple[list[float], list[float]]] = {what: ([], []) for what in ROWS}
-    application = "llmgateway.asgi:application"
-    with (
-        running(uvicorn(application, GATEWAY), GATEWAY, "/health", **env) as memory,
-        running(uvicorn(application, SHARED), SHARED, "/health", **env, REDIS_URL=redis_url) as shared,
-    ):
-        for number in range(rounds):
-            print(f"round {number + 1} of {rounds} ...", file=sys.stderr)
-            for what, (gateway, stream, fields, status) in ROWS.items():
-                pid, port = (memory, GATEWAY) if gateway == "memory" else (shared, SHARED)
-                token = refused if status == "429" else env["TOKEN"]
-                calls = CALLS if fields == SAME else CALLS // 5
-                cpu, told = loaded(pid, port, CHAT, IN_FLIGHT, calls, token, stream, fields, status)
-                found[what][0].append(cpu / calls)
-                found[what][1].append(told["ms"])
-    return found
+
+    def __init__(self, folder: Path, redis_url: str) -> None:
+        self.folder = folder
+        self.redis_url = redis_url
+        self.env = gateway_env(folder)
+        self.refused = refused_token(self.env)
+        self.cpu: dict[str, list[float]] = {}
+        self.ms: dict[str, list[float]] = {}
+
+    def run(self, rounds: int) -> None:
+        """All servers are up, and one at a time is under load, in turn, so that they share the machine's moods."""
+        application = "llmgateway.asgi:application"
+        with (
+            running(uvicorn(application, GATEWAY), GATEWAY, "/health", **self.env) as memory,
+            running(uvicorn(application, SHARED), SHARED, "/health", **self.env, REDIS_URL=self.redis_url) as shared,
+            peer(self.folder) as other,
+        ):
+            servers = {"memory": (memory, GATEWAY), "redis": (shared, SHARED), "peer": (other, PEER)}
+            rows = {what: row for what, row in {**ROWS, **PEERS}.items() if servers[row[0]][0]}
+            for number in range(rounds):
+                print(f"round {number + 1} of {rounds} ...", file=sys.stderr)
+                for what, (server, *row) in rows.items():
+                    self.measure(what, *servers[server], *row)
+
+    def measure(self, what: str, pid: int, port: int, stream: str, fields: str, status: str) -> None:
+        calls = (CALLS if fields == SAME else CALLS // 5) // (10 if port == PEER else 1)
+        token = {PEER: "sk-bench"}.get(port, self.refused if status == "429" else self.env["TOKEN"])
+        cpu, told = loaded(pid, port, CHAT, IN_FLIGHT, calls, token, stream, fields, status)
+        self.cpu.setdefault(what, []).append(cpu / calls)
+        self.ms.setdefault(what, []).append(told["ms"])
+
+    def report(self) -> None:
+        base = self.cpu["refused (429)"]
+        print(f"| {EVENTS} tokens, {IN_FLIGHT} in flight | CPU us | ratio to a refusal, of each round | median ms |")
+        print("|---|---|---|---|")
+        for what, cpu in self.cpu.items():
+            ratios = sorted(each / of for each, of in zip(cpu, base, strict=True))
+            spread = f"{median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+            print(f"| {what} | {median(cpu):.0f} | {spread} | {median(self.ms[what]):.1f} |")
 
 
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     mock = pinned(1, sys.executable, str(HERE / "mock_llama.py"), str(PLAIN), EVENTS, "0")
     with tempfile.TemporaryDirectory() as folder, running(mock, PLAIN, "/v1/models"), redis_server() as url:
-        found = measure(gateway_env(Path(folder)), url, rounds)
-    base = median(found["refused (429)"][0])
-    print(f"| {EVENTS} tokens, {IN_FLIGHT} in flight | CPU us | ratio to a refusal, of each round | median ms |")
-    print("|---|---|---|---|")
-    for what, (cpu, ms) in found.items():
-        ratios = sorted(each / of for each, of in zip(cpu, found["refused (429)"][0], strict=True))
-        spread = f"{median(cpu) / base:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-        print(f"| {what} | {median(cpu):.0f} | {spread} | {median(ms):.1f} |")
+        measured = Measured(Path(folder), url)
+        measured.run(rounds)
+        measured.report()
 
 
 if __name__ == "__main__":

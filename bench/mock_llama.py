@@ -1,4 +1,6 @@
-"""A llama-server stand-in for load: every POST is answered by EVENTS token chunks, GAP seconds apart, and a usage.
+"""A llama-server stand-in for load: a POST is answered by EVENTS token chunks, GAP seconds apart, and a usage.
+
+Where it asks for no stream, which the gateway never does, it is answered whole.
 
 Usage: mock_llama.py PORT EVENTS GAP. For measuring only; behaviour is tested against a real llama-server.
 """
@@ -24,9 +26,10 @@ def choice(reason: str | None, **delta: object) -> list[dict[str, object]]:
     return [{"finish_reason": reason, "index": 0, "delta": delta}]
 
 
+COUNTS = {"completion_tokens": EVENTS, "prompt_tokens": 36, "total_tokens": EVENTS + 36}
 TOKEN = event(choices=choice(None, content=" colour"))
 FINISH = event(choices=choice("stop"))
-USAGE = event(choices=[], usage={"completion_tokens": EVENTS, "prompt_tokens": 36, "total_tokens": EVENTS + 36})
+USAGE = event(choices=[], usage=COUNTS)
 END = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
 
 
@@ -35,6 +38,8 @@ def told(body: object) -> bytes:
     return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(text) + text
 
 
+CHOICE = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": " colour" * EVENTS}}
+WHOLE = told({**BASE, "object": "chat.completion", "choices": [CHOICE], "usage": COUNTS})
 GETS = {
     b"/v1/models": told({"object": "list", "data": [{"id": "mock"}]}),
     b"/props": told({"model_path": "mock.gguf", "build_info": "b1", "chat_template": ""}),
@@ -48,7 +53,10 @@ async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             if head.startswith(b"get"):
                 writer.write(GETS.get(head.split(b" ")[1], GETS[b"/v1/models"]))
                 continue
-            await reader.readexactly(int(head.split(b"content-length:")[1].split(b"\r\n")[0]))
+            body = await reader.readexactly(int(head.split(b"content-length:")[1].split(b"\r\n")[0]))
+            if b'"stream":true' not in body.replace(b" ", b""):
+                writer.write(WHOLE)
+                continue
             writer.write(STREAM_HEAD)
             for _ in range(EVENTS):
                 writer.write(TOKEN)

@@ -38,8 +38,8 @@ def pinned(core: int, *command: str) -> list[str]:
 
 
 @contextmanager
-def running(command: list[str], port: int, path: str, **env: str) -> Iterator[int]:
-    """A server, from when it answers to the end of the block. Gives its process id."""
+def running(command: list[str], port: int, path: str, within: float = 30, **env: str) -> Iterator[int]:
+    """A server, from when it answers, in so many seconds, to the end of the block. Gives its process id."""
     with (
         tempfile.TemporaryFile() as log,
         subprocess.Popen(
@@ -47,14 +47,14 @@ def running(command: list[str], port: int, path: str, **env: str) -> Iterator[in
         ) as process,
     ):
         try:
-            wait_for(f"http://127.0.0.1:{port}{path}", process, log)
+            wait_for(f"http://127.0.0.1:{port}{path}", process, log, within)
             yield process.pid
         finally:
             process.terminate()
 
 
-def wait_for(url: str, process: "subprocess.Popen[bytes]", log: IO[bytes]) -> None:
-    deadline = time.monotonic() + 30
+def wait_for(url: str, process: "subprocess.Popen[bytes]", log: IO[bytes], within: float) -> None:
+    deadline = time.monotonic() + within
     while time.monotonic() < deadline and process.poll() is None:
         try:
             urllib.request.urlopen(url, timeout=1).close()

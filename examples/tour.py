@@ -9,6 +9,7 @@ Usage: tour.py [--url http://127.0.0.1:8000] [--credentials var/demo/credentials
 import argparse
 import json
 import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -96,6 +97,11 @@ def completions(tour: Tour, token: str) -> None:
     chunks = [json.loads(event[6:]) for event in events if event.startswith("data: {")]
     streamed = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
     tour.expect("the same as a stream", (said, "data: [DONE]"), (streamed, events[-2]))
+    again = tour.chat(token)
+    told = again.headers["x-cache"], again.json["choices"][0]["message"]["content"]
+    tour.expect("the same once more, from the cache", ("hit", said), told)
+    fresh = tour.chat(token, seed=int(time.time()))
+    tour.expect("another call, computed", "miss", fresh.headers["x-cache"])
     models = [model["id"] for model in tour.call("/v1/models", token=token).json["data"]]
     tour.expect("the list of models", ["smollm2-135m"], models)
 
@@ -160,6 +166,7 @@ def main() -> None:
     tour.expect("completions were counted", True, tour.count(served) >= before[0] + 2)
     tour.expect("and refusals", True, tour.count(refused) >= before[1] + 2)
     tour.expect("and tokens", True, tour.count('api_tokens_total{kind="completion"') > 0)
+    tour.expect("and answers from the cache", True, tour.count('api_cache_requests_total{result="hit"') > 0)
     tour.expect("and timed", True, tour.count("api_request_duration_seconds_count") > 0)
     print(f"All {tour.steps} steps went as expected.")
 

@@ -94,11 +94,12 @@ class UsageRecordAdmin(ReadOnlyAdmin):
         "model",
         "status",
         "error",
+        "cache",
         "prompt_tokens",
         "completion_tokens",
         "total_ms",
     ]
-    list_filter = ["endpoint", "tier", "status"]
+    list_filter = ["endpoint", "tier", "status", "cache"]
     list_select_related = ["user"]
     date_hierarchy = "admitted_at"
     search_fields = ["request_id"]

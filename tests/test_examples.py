@@ -42,7 +42,7 @@ def test_the_tour_passes_on_a_demo_which_then_leaves_no_process(demo, tmp_path):
     credentials = str(tmp_path / "demo" / "credentials.json")
     tour = run("examples/tour.py", "--url", f"http://127.0.0.1:{port}", "--credentials", credentials)
     assert tour.returncode == 0, tour.stdout
-    assert "All 27 steps went as expected." in tour.stdout
+    assert "All 30 steps went as expected." in tour.stdout
     started = children(process.pid)
     assert len(started) == 2
     process.send_signal(signal.SIGINT)
