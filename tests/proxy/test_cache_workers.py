@@ -138,6 +138,16 @@ def test_when_redis_dies_between_the_leaders_start_and_end_all_are_answered(site
     wait_until(lambda: call(workers[0], bob).headers["x-cache"] == "hit", "it is used again", within=10)
 
 
+def test_when_the_upstream_dies_the_other_worker_tries_at_once(site, gate, together):
+    cut, good = fake_llama.sends_late(gate, HEAD, fake_llama.token("Hel", 1)), fake_llama.sends_and_cuts(*HELLO)
+    server, workers = site(fake_llama.plays(cut, good), 2)
+    with one_leads_one_waits(together, server, workers, person("bob")) as (leader, follower):
+        gate.set()
+        wait_until(lambda: len(server.seen) == 2, "the other tries", within=2)
+        assert leader.result().status_code == 502
+        assert (follower.result().headers["x-cache"], text_of(follower.result())) == ("miss", "Hello")
+
+
 def test_when_the_leading_worker_is_killed_another_computes_it(site, gate, together):
     server, workers = site(fake_llama.sends_late(gate, *HELLO), 2)
     bob = person("bob")

@@ -170,6 +170,30 @@ def test_who_has_heard_a_part_is_told_of_the_fault_in_the_stream(live, fake, gat
     assert {text_of(each) for each in answers} == {"Hel"}
 
 
+PROGRESS = fake_llama.event(choices=[{"finish_reason": None, "index": 0, "delta": {}}], prompt_progress={
+    "total": 5, "cache": 3, "processed": 5, "time_ms": 1
+})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("stream", "before_the_cut", "asked", "text"),
+    [
+        (False, HEL, 2, "Hello"),
+        (True, PROGRESS, 2, "Hello"),
+        (True, HEL, 1, "Hel"),
+    ],
+    ids=["a whole answer", "a stream that has not begun", "a stream that has"],
+)
+def test_another_llama_server_takes_over_where_nothing_was_told(fake, chat, bob, stream, before_the_cut, asked, text):
+    first = fake(fake_llama.sends_and_cuts(HEAD, before_the_cut))
+    second = fake(fake_llama.sends_and_cuts(*HELLO))
+    answer = chat(bob, stream=stream)
+    assert answer.headers["x-cache"] == "miss"
+    assert text_of(answer) == text
+    assert len(first.seen) + len(second.seen) == asked
+    assert ('"error"' in answer.text) == (asked == 1)
+
+
 def test_a_mistake_of_the_call_is_told_to_all_and_asked_once(fake, gate, chat, bob, together):
     wrong = fake_llama.whole("400 Bad", {"error": {"code": 400, "message": "No such grammar."}})
     server = fake(fake_llama.sends_late(gate, wrong))

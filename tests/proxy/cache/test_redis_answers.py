@@ -70,6 +70,17 @@ def test_the_turn_of_a_worker_that_died_lapses(on_redis, monkeypatch):
     wait_until(lambda: two.look(worker=B) is Turn.OWN, "its turn is over")
 
 
+def test_a_turn_that_has_lapsed_cannot_be_given_back_when_it_is_anothers(on_redis, monkeypatch):
+    monkeypatch.setattr(cache_redis, "TURN", 100)
+    monkeypatch.setattr(cache_redis, "BEAT", 60.0)
+    three = on_redis(workers=3)
+    three.look(worker=A)
+    monkeypatch.setattr(cache_redis, "TURN", 60_000)
+    wait_until(lambda: three.look(worker=B) is Turn.OWN, "its turn is over")
+    three.run(three.stores[A].leave("k", failed=False))
+    assert three.look(worker=C) is Turn.ANOTHERS
+
+
 def test_the_turn_of_one_that_works_on_does_not(on_redis, monkeypatch):
     monkeypatch.setattr(cache_redis, "TURN", 300)
     monkeypatch.setattr(cache_redis, "BEAT", 0.05)
