@@ -19,6 +19,9 @@ from .errors import InvalidJson, MethodNotAllowed, UnknownUrl
 
 logger = logging.getLogger(__name__)
 
+EVENTS = "text/event-stream"
+UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
 Envelope = Callable[[GatewayError], dict[str, Any]]
 
 
@@ -28,15 +31,18 @@ class EventStream(HttpResponseBase):
     streaming = True
 
     def __init__(self, events: AsyncIterator[bytes]) -> None:
-        super().__init__(content_type="text/event-stream")
+        super().__init__(content_type=EVENTS, headers=UNBUFFERED)
         self.events = events
-        self["Cache-Control"] = "no-cache"
-        self["X-Accel-Buffering"] = "no"
 
 
 def json_answer(content: bytes | dict[str, Any], status: int = 200) -> HttpResponse:
     body = content if isinstance(content, bytes) else orjson.dumps(content)
     return HttpResponse(body, status=status, content_type="application/json", headers={"Content-Length": len(body)})
+
+
+def events_answer(content: bytes) -> HttpResponse:
+    """A stream of which all is there already."""
+    return HttpResponse(content, content_type=EVENTS, headers={**UNBUFFERED, "Content-Length": len(content)})
 
 
 def answer_to(exc: Exception, request: Any = None, envelope: Envelope = envelopes.openai) -> HttpResponse:

@@ -1,7 +1,7 @@
 """A call whose answer is shared: told from what was kept, or aboard a flight that it leads or follows."""
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from accounts.errors import GatewayError
@@ -40,7 +40,7 @@ class Replaying(Telling):
 
 
 class Hit(Replaying):
-    """A call whose answer was kept."""
+    """A call whose answer was kept: all of it is there, of a stream as well."""
 
     def __init__(self, errand: Errand, endings: Endings, record: Record, kept: Kept) -> None:
         super().__init__(errand, endings, record)
@@ -48,15 +48,6 @@ class Hit(Replaying):
 
     async def _begin(self) -> Begun:
         return self._told(self.kept)
-
-    async def stream(self, patience: float) -> AsyncIterator[bytes]:  # noqa: ARG002  # there is nothing to wait for
-        part, _ = self._told(self.kept)
-        self.record.answered(200)
-        return self._at_once(part)
-
-    async def _at_once(self, part: bytes) -> AsyncIterator[bytes]:
-        await self.endings.unwind()  # whoever reads this may call again at once
-        yield part
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from accounts.authentication import ApiKeyHeaderAuthentication
 
 from . import envelopes
 from .admission import full_length, granted_length, meters_for
-from .answers import EventStream, json_answer
+from .answers import EventStream, events_answer, json_answer
 from .attempts import Errand
 from .cache import Kept, Result
 from .cache.answers import Seat
@@ -112,8 +112,10 @@ class Inference(GatedView):
         telling = self.telling(request)
         if telling.length != self.call.max_tokens:
             self.extra_headers["x-max-tokens"] = str(telling.length)
-        if self.call.stream:
-            response: HttpResponseBase = EventStream(await telling.stream(settings.HEARTBEAT_AFTER))
+        if isinstance(telling, Hit):
+            response: HttpResponseBase = (events_answer if self.call.stream else json_answer)(await telling.whole())
+        elif self.call.stream:
+            response = EventStream(await telling.stream(settings.HEARTBEAT_AFTER))
         else:
             response = json_answer(await telling.whole())
         self.extra_headers["x-cache"] = self.record.cache.value
