@@ -125,7 +125,7 @@ SDK_HEADERS += [f"x-stainless-{what}" for what in ("runtime-version", "retry-cou
 CORS_ALLOW_ALL_ORIGINS = "*" in CORS_ALLOW_ORIGINS
 CORS_ALLOWED_ORIGINS = [origin for origin in CORS_ALLOW_ORIGINS if origin != "*"]
 CORS_URLS_REGEX = r"^/(v1|auth)/"
-CORS_ALLOW_HEADERS = [*default_headers, "x-api-key", *SDK_HEADERS]
+CORS_ALLOW_HEADERS = [*default_headers, "cache-control", "x-api-key", *SDK_HEADERS]
 CORS_EXPOSE_HEADERS = ["retry-after", "x-request-id", "x-dropped-params", "x-cache", "age", *RATE_HEADERS]
 TEMPLATES = [
     {
