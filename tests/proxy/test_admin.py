@@ -80,36 +80,36 @@ def test_an_alias_of_itself_is_a_mistake(admin_client):
 
 
 @pytest.fixture
-def cache(live, settings, monkeypatch):
+def cache(settings, monkeypatch):
     settings.CACHE_TTL = 3600
     monkeypatch.setattr(gateway().cache, "store", MemoryAnswers(64 * 1024 * 1024))
     return gateway().cache.store
 
 
-def keep(live, cache, *keys):
+def keep(cache, *keys):
     async def keep_all():
         for key in keys:
             await cache.begin(key)
             await cache.keep(key, b"{}", 60)
 
-    live.run(keep_all())
+    gateway().call(keep_all)
 
 
-def test_the_cache_has_a_page_that_says_how_much_it_holds(admin_client, live, cache):
+def test_the_cache_has_a_page_that_says_how_much_it_holds(admin_client, cache):
     assert "The cache is empty." in admin_client.get(page("cachepage_changelist")).text
-    keep(live, cache, "a", "b")
+    keep(cache, "a", "b")
     assert "<strong>2</strong> answers" in admin_client.get(page("cachepage_changelist")).text
 
 
-def test_the_admin_empties_it_and_is_told_and_the_history_knows(admin_client, live, cache):
-    keep(live, cache, "a", "b")
+def test_the_admin_empties_it_and_is_told_and_the_history_knows(admin_client, cache):
+    keep(cache, "a", "b")
     response = admin_client.post(page("cachepage_changelist"), follow=True)
     assert "2 answers forgotten." in response.text
     assert "The cache is empty." in response.text
     assert LogEntry.objects.get().change_message == "Emptied: 2 answers forgotten."
 
 
-def test_staff_see_and_empty_it_as_far_as_they_may(client, live, cache):
+def test_staff_see_and_empty_it_as_far_as_they_may(client, cache):
     staff = person("staff", is_staff=True).user
     client.force_login(staff)
     assert client.get(page("cachepage_changelist")).status_code == 403
