@@ -5,6 +5,7 @@ Only what is outermost is touched: the order of names inside of a tool or a JSON
 
 from typing import Any
 
+EXACT = 2**53  # up to here a whole float and an integer are the same
 LISTS = frozenset({"stop"})  # a text alone stands for a list of one
 TAKEN_FOR_GRANTED: dict[str, Any] = {  # what a llama-server does anyway, whatever its command line says
     "n": 1,
@@ -27,7 +28,7 @@ def canonical(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def spelling(name: str, value: Any) -> Any:
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value.is_integer() and abs(value) < EXACT:
         return int(value)
     if name in LISTS and isinstance(value, str):
         return [value]

@@ -51,15 +51,14 @@ def check_store(**_: Any) -> list[CheckMessage]:
 
 @register
 def check_cache(**_: Any) -> list[CheckMessage]:
-    if settings.CACHE_SCOPE in SCOPES:
-        return []
-    return [
-        Error(
-            f"CACHE_SCOPE is '{settings.CACHE_SCOPE}'.",
-            hint=f"Set it to one of {', '.join(SCOPES)}: who may meet whose answers.",
-            id="proxy.E006",
-        )
-    ]
+    found: list[CheckMessage] = []
+    if settings.CACHE_SCOPE not in SCOPES:
+        hint = f"Set it to one of {', '.join(SCOPES)}: who may meet whose answers."
+        found.append(Error(f"CACHE_SCOPE is '{settings.CACHE_SCOPE}'.", hint=hint, id="proxy.E006"))
+    if settings.CACHE_HIT_TOKENS < 0:
+        hint = "Set it to 0, or to what an answer from the cache is to cost."
+        found.append(Error(f"CACHE_HIT_TOKENS is {settings.CACHE_HIT_TOKENS}.", hint=hint, id="proxy.E007"))
+    return found
 
 
 @register(Tags.database)

@@ -113,7 +113,7 @@ class Pool:
                 upstream.adapters = None if asleep else await self._get(upstream, "/lora-adapters")
             upstream.props = props
             return None if upstream.adapters is None else identity_of(models, props, upstream.adapters)
-        except (GatewayError, AttributeError):  # a llama-server that keeps this to itself
+        except (GatewayError, AttributeError, TypeError):  # a llama-server that keeps this to itself
             return None
 
     async def _get(self, upstream: Upstream, path: str) -> Any:

@@ -32,15 +32,15 @@ CALLERS_FAULT = (  # how a llama-server's 500s begin that are for the caller to 
 NO_SUCH_TOKEN = "vector::_M_range_check"  # what detokenize says of an id beyond the vocabulary
 
 
-def refusal(status: int, body: bytes) -> GatewayError:
-    """The meaning of an answer that is not 200."""
+def refusal(status: int, body: bytes, level: int = logging.ERROR) -> GatewayError:
+    """The meaning of an answer that is not 200. Where that is a fault it is logged, at this level."""
     try:
-        return refusal_of(orjson.loads(body)["error"], status)
+        return refusal_of(orjson.loads(body)["error"], status, level)
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
-        return refusal_of({}, status)
+        return refusal_of({}, status, level)
 
 
-def refusal_of(error: dict[str, Any], status: int | None = None) -> GatewayError:
+def refusal_of(error: dict[str, Any], status: int | None = None, level: int = logging.ERROR) -> GatewayError:
     """The meaning of an `error` object, of an answer with this status or of an event in a stream."""
     status = status or error.get("code") or 500
     message, kind = str(error.get("message", "")), str(error.get("type"))
@@ -55,7 +55,7 @@ def refusal_of(error: dict[str, Any], status: int | None = None) -> GatewayError
         return InvalidRequest(f"The llama-server refused the request: {shown or 'no reason given'}")
     if status == 503:
         return NeverSent("The llama-server is loading its model. Try again shortly.")
-    logger.error("A llama-server answered %s: %r", status, shown)
+    logger.log(level, "A llama-server answered %s: %r", status, shown)
     if status in (401, 403):
         return UpstreamError("The llama-server does not accept the gateway's own key (LLAMA_API_KEY).")
     return UpstreamError()

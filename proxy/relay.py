@@ -87,10 +87,12 @@ class Relay(Telling):
         self._tried.append(upstream)
         if isinstance(exc, NeverSent):
             self.pool.mark_down(upstream, str(exc))
-        elif self._broke_off or (self.flight and self.flight.was_heard):
+        elif self._broke_off:
             raise exc
         else:
             self._broke_off = True
+        if self.flight and self.flight.was_heard:
+            raise exc
         if not self.pool.fit(self.errand.asked.model, self._tried):
             raise exc
         UPSTREAM_ERRORS.labels(upstream.name, exc.code).inc()

@@ -18,6 +18,7 @@ from .readers.responses import filled
 Json = dict[str, Any]
 Event = tuple[str, Json]  # its name, and its fields beside that
 
+PREFIXES = {"message": "msg_", "function_call": "fc_", "reasoning": "rs_"}  # of ids, by the type of an item
 COMPLETE = ("stop", "length", "tool_calls")
 
 
@@ -132,7 +133,7 @@ class ResponseReplay(Replay):
     def _response(self, kept: bytes, asked: Asked) -> Json:
         now = int(time.time())
         response = orjson.loads(kept)
-        output = [{**item, "id": new_id(item["id"].partition("_")[0] + "_")} for item in response["output"]]
+        output = [{**item, "id": new_id(PREFIXES.get(item["type"], "item_"))} for item in response["output"]]
         return filled({"id": new_id("resp_"), **response, "output": output, "completed_at": now}, asked, now)
 
     def stream(self, kept: bytes, asked: Asked) -> bytes:
@@ -188,7 +189,7 @@ def item_events(item: Json) -> Iterator[Event]:
 
 
 def part_events(place: Json, part: Json) -> Iterator[Event]:
-    kind, text = part["type"], part["text"]  # output_text or reasoning_text
+    kind, text = part["type"], part.get("text", "")  # output_text or reasoning_text
     more: Json = {"logprobs": []} if kind == "output_text" else {}
     yield "content_part.added", {**place, "part": {**part, "text": ""}}
     if text:

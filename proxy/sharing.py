@@ -11,23 +11,29 @@ from .cache import Kept, Result
 from .cache.answers import AnswerCache, Computed, Seat
 from .cache.flights import Abandoned, Flight
 from .endings import Endings
-from .errors import UpstreamError
+from .errors import UpstreamError, UpstreamUnavailable
 from .events import NO_ANSWER, UNREADABLE
 from .pool import Pool
 from .records import Record
 from .relay import Relay
 from .replays import Replay, new_id
 from .telling import Begun, Telling, nothing
+from .usage import Usage
 
 ID = re.compile(rb'"id":"([a-z]+[-_])?[^"]*"')
 
 
 class Replaying(Telling):
-    """One that can tell an answer that was kept."""
+    """One that can tell an answer that was kept. What that is charged is its `price`."""
+
+    def __init__(self, errand: Errand, endings: Endings, record: Record, price: Usage) -> None:
+        super().__init__(errand, endings, record)
+        self.price = price
 
     def _told(self, kept: Kept) -> Begun:
         """All of it at once, as this caller asked for it."""
         self.record.first_token()
+        self.record.known = self.price
         self._is_over = True
         asked = self.errand.asked
         tell = self._replay.stream if asked.call.stream else self._replay.whole
@@ -42,8 +48,8 @@ class Replaying(Telling):
 class Hit(Replaying):
     """A call whose answer was kept: all of it is there, of a stream as well."""
 
-    def __init__(self, errand: Errand, endings: Endings, record: Record, kept: Kept) -> None:
-        super().__init__(errand, endings, record)
+    def __init__(self, errand: Errand, endings: Endings, record: Record, price: Usage, kept: Kept) -> None:
+        super().__init__(errand, endings, record, price)
         self.kept = kept
 
     async def _begin(self) -> Begun:
@@ -70,8 +76,10 @@ class Terms:
 class Sharing(Replaying):
     """A call aboard a flight, whose errand is that of all aboard."""
 
-    def __init__(self, errand: Errand, endings: Endings, record: Record, seat: Seat, terms: Terms) -> None:
-        super().__init__(errand, endings, record)
+    def __init__(
+        self, errand: Errand, endings: Endings, record: Record, price: Usage, seat: Seat, terms: Terms
+    ) -> None:
+        super().__init__(errand, endings, record, price)
         self.seat = seat
         self.terms = terms
         self.granted = terms.granted
@@ -90,8 +98,9 @@ class Sharing(Replaying):
         while True:
             try:
                 return await self._followed()
-            except Abandoned:
-                pass
+            except Abandoned as exc:
+                if self.seat.leads:  # the gateway stops
+                    raise UpstreamUnavailable from exc
             except GatewayError as exc:
                 if self.seat.leads or exc.status < 500 or self._tried_again:
                     raise
@@ -109,6 +118,8 @@ class Sharing(Replaying):
             self.endings.push_async_callback(portions.aclose)
             async for events in portions:
                 if part := self._passed_on(events):
+                    if not self.seat.leads:
+                        self.record.known = self.price
                     return part, portions
         kept = await flight.outcome()
         return (self._own, nothing()) if self._own else self._told(kept)
@@ -127,7 +138,7 @@ class Sharing(Replaying):
         found = await self.terms.cache.look(self.seat.key)
         if isinstance(found, Kept):
             return found
-        self.seat = found
+        self.seat, self._id = found, None
         self.endings.push_async_callback(self.terms.cache.give_back, found)
         if found.leads:
             self.granted = await self.terms.readmit()
@@ -143,6 +154,7 @@ class Sharing(Replaying):
             await self.terms.cache.give_back(self.seat)
             self.seat = self.terms.cache.alone()
             self.errand = self.granted
+            self.record.cache = Result.BYPASS
         self.endings.push_async_callback(self.terms.cache.end_lead, self.seat)
         self.terms.cache.lead(self.seat, self._computed, self.terms.ttl)
 

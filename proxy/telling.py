@@ -58,17 +58,19 @@ class Telling(ABC):
 
     async def stream(self, patience: float) -> AsyncIterator[bytes]:
         """The answer as events. Until the first is there errors raise, but for no longer than `patience` seconds."""
+        request, self.endings = self.endings, Endings()  # what is opened by the task is closed when that has ended
+        request.push_async_callback(self.endings.unwind)
         beginning = asyncio.create_task(self._begin())
-        self.endings.push_async_callback(cancelled, beginning)
+        request.push_async_callback(cancelled, beginning)
         await asyncio.wait({beginning}, timeout=patience)
         if beginning.done():
             with self._counting_faults():
                 beginning.result()
-        return self._parts(beginning)
+        return self._parts(beginning, request)
 
     # -- streaming -----------------------------------------------------------------------------------------------
 
-    async def _parts(self, beginning: "asyncio.Task[Begun]") -> AsyncIterator[bytes]:
+    async def _parts(self, beginning: "asyncio.Task[Begun]", request: Endings) -> AsyncIterator[bytes]:
         """What the caller gets, as it comes. The status is said, so a fault is an error event, and the end."""
         self.record.status = 200
         try:
@@ -83,7 +85,7 @@ class Telling(ABC):
                         raise self._fault
                     part = self._passed_on(await anext(portions))
                 self.record.answered(200)
-                await self.endings.unwind()  # whoever reads the last part may call again at once
+                await request.unwind()  # whoever reads the last part may call again at once
                 yield part
         except GatewayError as exc:
             yield self._error_event(exc)

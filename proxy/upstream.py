@@ -1,6 +1,7 @@
 """The one module that knows httpx and aiohttp. It translates all their errors."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import lru_cache
@@ -50,7 +51,7 @@ class UpstreamClient:
             async with translated(), asyncio.timeout(within):
                 await response.aread()
             if response.status_code != 200:
-                raise refusal(response.status_code, response.content)
+                raise refusal(response.status_code, response.content, logging.DEBUG)  # whoever looks says so
             return orjson.loads(response.content)
         except orjson.JSONDecodeError as exc:
             raise UpstreamError from exc

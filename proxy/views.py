@@ -110,14 +110,14 @@ class Inference(GatedView):
         self.record.cache = self.result
         CACHE.labels(self.record.cache).inc()
         telling = self.telling(request)
-        if telling.length != self.call.max_tokens:
-            self.extra_headers["x-max-tokens"] = str(telling.length)
         if isinstance(telling, Hit):
             response: HttpResponseBase = (events_answer if self.call.stream else json_answer)(await telling.whole())
         elif self.call.stream:
             response = EventStream(await telling.stream(settings.HEARTBEAT_AFTER))
         else:
             response = json_answer(await telling.whole())
+        if telling.length != self.call.max_tokens:
+            self.extra_headers["x-max-tokens"] = str(telling.length)
         self.extra_headers["x-cache"] = self.record.cache.value
         return response
 
@@ -126,11 +126,12 @@ class Inference(GatedView):
         assert self.record is not None
         endings: Endings = request._request.endings  # type: ignore[attr-defined]  # a RelayRequest
         pool, cache = self.gateway.pool, self.gateway.cache
+        price = Usage(settings.CACHE_HIT_TOKENS)
         if self.result in (Result.HIT, Result.JOINED):
-            self.record.known = Usage(settings.CACHE_HIT_TOKENS)
+            self.record.known = Usage()  # until it is told
         if isinstance(self.found, Kept):
             self.extra_headers["Age"] = str(self.found.age)
-            return Hit(self.shared, endings, self.record, self.found)
+            return Hit(self.shared, endings, self.record, price, self.found)
         granted = self.granted()
         if self.found is None:
             return Relay(granted, pool, endings, self.record)
@@ -143,7 +144,7 @@ class Inference(GatedView):
             return pool.identity(self.model) == self.identity
 
         terms = Terms(pool, cache, granted, readmit, is_current, settings.CACHE_TTL)
-        return Sharing(self.shared, endings, self.record, self.found, terms)
+        return Sharing(self.shared, endings, self.record, price, self.found, terms)
 
     def granted(self) -> Errand:
         """What the call was admitted to ask a llama-server for."""

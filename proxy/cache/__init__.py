@@ -5,7 +5,7 @@ told from it, computed here, or waited for because another worker computes it.
 """
 
 import time
-from enum import Enum, StrEnum, auto
+from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 
@@ -30,11 +30,15 @@ class Kept(NamedTuple):
         return max(0, int(time.time() - self.kept_at))
 
 
-class Turn(Enum):
-    """Whose turn it is to compute an answer that is not kept."""
+class Turn(NamedTuple):
+    """The right to have an answer computed and kept. Nobody else has it as long as it has a `name`.
 
-    OWN = auto()
-    ANOTHERS = auto()
+    What was computed is kept only in the epoch in which its turn began: the next begins when all answers are forgotten.
+    """
+
+    key: str
+    name: str
+    epoch: bytes
 
 
 class Size(NamedTuple):
@@ -51,24 +55,24 @@ class AnswerStore(Protocol):
 
     async def stop(self) -> None: ...
 
-    async def look(self, key: str) -> Kept | Turn:
-        """The answer, or who computes it. Whoever is told that it is their own turn calls `keep` or `leave` later."""
+    async def look(self, key: str) -> Kept | Turn | None:
+        """The answer, or the turn to compute it, which `keep` or `leave` ends; None where another worker has that."""
         ...
 
-    async def begin(self, key: str) -> None:
-        """Take a turn to compute an answer anew, whatever is kept and whoever else does."""
+    async def begin(self, key: str) -> Turn:
+        """A turn without a name: to compute an answer anew, whatever is kept and whoever else does."""
         ...
 
     async def wait(self, key: str) -> Kept | None:
         """The answer that another worker computes, once it is there; None where none comes of it."""
         ...
 
-    async def keep(self, key: str, answer: bytes, ttl: float) -> None:
-        """Keep an answer for so many seconds, and end one's turn."""
+    async def keep(self, turn: Turn, answer: bytes, ttl: float) -> None:
+        """Keep an answer for so many seconds, and end its turn."""
         ...
 
-    async def leave(self, key: str, *, failed: bool) -> None:
-        """End one's turn without an answer: another may have it or, where it `failed`, all go their own ways."""
+    async def leave(self, turn: Turn, *, failed: bool) -> None:
+        """End a turn without an answer: another may have it or, where it `failed`, all go their own ways."""
         ...
 
     async def empty(self) -> int:

@@ -18,11 +18,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True, eq=False)
 class Seat:
-    """A call's place in a flight, until it is given back. `key` is blank where its answer is shared with nobody."""
+    """A call's place in a flight, until it is given back. With a `turn` its answer is kept, if it leads."""
 
     key: str
     flight: Flight
     leads: bool
+    turn: Turn | None = None
     is_taken: bool = True
 
 
@@ -65,7 +66,8 @@ class AnswerCache:
         if isinstance(found, Kept):
             self._land(key, flight, found)
             return found
-        if found is Turn.ANOTHERS:
+        seat.turn = found
+        if found is None:
             seat.leads = False
             self._begin(seat, self._wait(key, flight))
         return seat
@@ -76,12 +78,14 @@ class AnswerCache:
 
     async def anew(self, key: str) -> Seat:
         """The same, but its answer takes the place of what is kept."""
-        await self.store.begin(key)
-        return self._seat(key, Flight(), leads=True)
+        turn = await self.store.begin(key)
+        seat = self._seat(key, Flight(), leads=True)
+        seat.turn = turn
+        return seat
 
     def lead(self, seat: Seat, compute: Callable[[Flight], Awaitable[Computed]], ttl: float) -> None:
         """Begin the work of a flight. It publishes its events on the flight, and gives the answer."""
-        self._begin(seat, self._work(seat.key, seat.flight, compute, ttl))
+        self._begin(seat, self._work(seat, compute, ttl))
 
     async def give_back(self, seat: Seat) -> None:
         """Leave a flight; a leader does so before its work has begun, or when it has ended."""
@@ -90,9 +94,9 @@ class AnswerCache:
         seat.is_taken = False
         seat.flight.leave()
         if seat.leads and seat.flight.task is None:
+            turn, seat.turn = seat.turn, None
+            await self._end_turn(turn, failed=False)
             self._land(seat.key, seat.flight, None)
-            if seat.key:
-                await self.store.leave(seat.key, failed=False)
 
     async def end_lead(self, seat: Seat) -> None:
         """The leader leaves. Its call is not over before its work is: whoever else is aboard has that go on."""
@@ -114,34 +118,34 @@ class AnswerCache:
         """Land a flight whose work was ended before its first step, which leaves no trace otherwise."""
         if not seat.flight.landed.is_set():
             self._land(seat.key, seat.flight, None)
-            if seat.key:
-                self._closing.add(task := asyncio.create_task(self.store.leave(seat.key, failed=False), name="cache"))
-                task.add_done_callback(self._closing.discard)
+            self._closing.add(task := asyncio.create_task(self._end_turn(seat.turn, failed=False), name="cache"))
+            task.add_done_callback(self._closing.discard)
 
-    async def _work(
-        self, key: str, flight: Flight, compute: Callable[[Flight], Awaitable[Computed]], ttl: float
-    ) -> None:
-        keeps = failed = False
-        computed = None
+    async def _work(self, seat: Seat, compute: Callable[[Flight], Awaitable[Computed]], ttl: float) -> None:
+        """A turn is over before those who follow are told of a failure: they look again at once."""
+        key, flight, turn = seat.key, seat.flight, seat.turn
         try:
             computed = await compute(flight)
-            keeps = bool(key) and computed.may_be_kept
+        except asyncio.CancelledError:
+            await self._end_turn(turn, failed=False)
+            raise
+        except Exception as exc:
+            if not isinstance(exc, GatewayError):
+                logger.exception("A shared call failed.")
+            await self._end_turn(turn, failed=True)
+            self._land(key, flight, exc if isinstance(exc, GatewayError) else GatewayError())
+        else:
             flight.land(Kept(computed.answer, time()))
-        except GatewayError as exc:
-            failed = True
-            flight.land(exc)
-        except Exception:
-            logger.exception("A shared call failed.")
-            failed = True
-            flight.land(GatewayError())
+            if turn is not None and computed.may_be_kept:
+                await self.store.keep(turn, computed.answer, ttl)
+            else:
+                await self._end_turn(turn, failed=True)
         finally:
-            try:
-                if keeps and computed is not None:
-                    await self.store.keep(key, computed.answer, ttl)
-                elif key:
-                    await self.store.leave(key, failed=failed or computed is not None)
-            finally:
-                self._land(key, flight, None)
+            self._land(key, flight, None)
+
+    async def _end_turn(self, turn: Turn | None, *, failed: bool) -> None:
+        if turn is not None:
+            await self.store.leave(turn, failed=failed)
 
     async def _wait(self, key: str, flight: Flight) -> None:
         """Wait for the answer that another worker computes."""
@@ -151,8 +155,8 @@ class AnswerCache:
         finally:
             self._land(key, flight, kept)
 
-    def _land(self, key: str, flight: Flight, kept: Kept | None) -> None:
+    def _land(self, key: str, flight: Flight, outcome: Kept | GatewayError | None) -> None:
         """The flight is over, and the next call looks for itself."""
-        flight.land(kept)
         if self._flights.get(key) is flight:
             del self._flights[key]
+        flight.land(outcome)

@@ -28,7 +28,7 @@ class MemoryAnswers(AnswerStore):
         self.clock = clock
         self.bytes = 0
         self._entries: OrderedDict[str, Entry] = OrderedDict()  # those that were not asked for longest first
-        self._turns: set[str] = set()  # of answers that are computed now; emptied with the rest
+        self._epoch = 0
 
     async def start(self) -> None:
         """Nothing to be reached."""
@@ -36,40 +36,36 @@ class MemoryAnswers(AnswerStore):
     async def stop(self) -> None:
         """Nothing to be kept."""
 
-    async def look(self, key: str) -> Kept | Turn:
+    async def look(self, key: str) -> Kept | Turn | None:
         entry = self._entries.get(key)
         if entry is not None and entry.ends_at > self.clock():
             self._entries.move_to_end(key)
             return entry.kept
-        self._turns.add(key)
-        return Turn.OWN
+        return await self.begin(key)
 
-    async def begin(self, key: str) -> None:
-        self._turns.add(key)
+    async def begin(self, key: str) -> Turn:
+        return Turn(key, "", b"%d" % self._epoch)
 
     async def wait(self, key: str) -> Kept | None:  # noqa: ARG002
         return None
 
-    async def keep(self, key: str, answer: bytes, ttl: float) -> None:
-        if key not in self._turns:
-            return
-        self._turns.discard(key)
+    async def keep(self, turn: Turn, answer: bytes, ttl: float) -> None:
         entry = Entry(Kept(answer, time()), self.clock() + ttl)
-        if entry.size * LARGEST > self.most_bytes:
+        if turn.epoch != b"%d" % self._epoch or entry.size * LARGEST > self.most_bytes:
             return
-        self._drop(key)
-        self._entries[key] = entry
+        self._drop(turn.key)
+        self._entries[turn.key] = entry
         self.bytes += entry.size
         while self.bytes > self.most_bytes:
             self._drop(next(iter(self._entries)))
 
-    async def leave(self, key: str, *, failed: bool) -> None:  # noqa: ARG002
-        self._turns.discard(key)
+    async def leave(self, turn: Turn, *, failed: bool) -> None:
+        """Nobody waits for it: in one process there are flights."""
 
     async def empty(self) -> int:
         emptied = len(self._entries)
         self._entries.clear()
-        self._turns.clear()
+        self._epoch += 1
         self.bytes = 0
         return emptied
 

@@ -12,7 +12,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from itertools import chain, repeat
+from itertools import chain, count, repeat
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ FAILED = 1000  # milliseconds in which calls go their own ways, after a turn cam
 WAITS = (0.02, 0.03, 0.05, 0.07, 0.1)  # seconds between two looks at what another worker computes; then the last
 AT_ONCE = 500  # answers that are forgotten in one step
 
+UNKNOWN = b""  # the epoch of a turn that began while Redis did not answer: nothing is kept then
 KEPT, OWN, ANOTHERS, FREE = range(4)
 
 LUA = Path(__file__).parent / "lua"
@@ -53,7 +54,8 @@ class RedisAnswers(AnswerStore):
         self.worker = secrets.token_hex(8)
         self._prefix = f"{prefix}:{{cache}}:"
         self._connection: Connection | None = None
-        self._turns: dict[str, bytes] = {}  # the epoch in which each began; empty while that is not known
+        self._turns: set[Turn] = set()  # those of this worker that are to be renewed
+        self._numbers = count()
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -62,48 +64,58 @@ class RedisAnswers(AnswerStore):
 
     # -- calls ---------------------------------------------------------------------------------------------------
 
-    async def look(self, key: str) -> Kept | Turn:
-        self._turns[key] = b""  # so that it is given back where the reply never comes
-        reply = await self._look(key, b"1", DEADLINE)
+    async def look(self, key: str) -> Kept | Turn | None:
+        name = f"{self.worker}:{next(self._numbers)}"
+        try:
+            reply = await self._look(key, name, DEADLINE)
+        except asyncio.CancelledError:  # the client has left, and Redis may give it the turn
+            if self._connection is not None and self._connection.is_open:
+                self._send(self._connection, LEAVE, (self._turn(key),), name, 0)
+            raise
         if reply is None:
-            del self._turns[key]
-            return Turn.OWN
-        found, self._turns[key], answer = reply
-        if found in (OWN, FREE):
-            return Turn.OWN
-        del self._turns[key]
-        return kept_of(answer) if found == KEPT else Turn.ANOTHERS
+            return Turn(key, "", UNKNOWN)
+        found, epoch, answer = reply
+        if found == KEPT:
+            return kept_of(answer)
+        if found == ANOTHERS:
+            return None
+        turn = Turn(key, name if found == OWN else "", epoch)
+        if turn.name:
+            self._turns.add(turn)
+        return turn
 
-    async def begin(self, key: str) -> None:
-        if reply := await self._look(key, b"0", DEADLINE):
-            self._turns.setdefault(key, reply[1])
+    async def begin(self, key: str) -> Turn:
+        reply = await self._look(key, "", DEADLINE)
+        return Turn(key, "", reply[1] if reply else UNKNOWN)
 
     async def wait(self, key: str) -> Kept | None:
         for pause in chain(WAITS, repeat(WAITS[-1])):
             await asyncio.sleep(pause)
-            reply = await self._look(key, b"0", PATIENCE)
+            reply = await self._look(key, "", PATIENCE)
             if reply is None or reply[0] == FREE:
                 return None
             if reply[0] == KEPT:
                 return kept_of(reply[2])
         raise AssertionError("The waits never end.")
 
-    async def keep(self, key: str, answer: bytes, ttl: float) -> None:
+    async def keep(self, turn: Turn, answer: bytes, ttl: float) -> None:
         size = ENTRY_BYTES + len(answer)
         if size * LARGEST > self.most_bytes:
-            await self.leave(key, failed=True)
-        elif (epoch := self._turns.pop(key, None)) is not None:
-            value = written(answer, time.time())
-            keys = (self._key(key), self._turn(key), *map(self._key, ("epoch", "ends", "sizes", "total")))
-            await self._ask(KEEP, keys, self.worker, epoch, value, max(1, round(ttl * 1000)), size, self.most_bytes)
+            await self.leave(turn, failed=True)
+        elif turn.epoch != UNKNOWN:
+            self._turns.discard(turn)
+            value, milliseconds = written(answer, time.time()), max(1, round(ttl * 1000))
+            keys = (self._key(turn.key), self._turn(turn.key), *map(self._key, ("epoch", "ends", "sizes", "total")))
+            await self._ask(KEEP, keys, turn.name, turn.epoch, value, milliseconds, size, self.most_bytes)
 
-    async def leave(self, key: str, *, failed: bool) -> None:
-        if self._turns.pop(key, None) is not None:
-            await self._ask(LEAVE, (self._turn(key),), self.worker, FAILED if failed else 0)
+    async def leave(self, turn: Turn, *, failed: bool) -> None:
+        self._turns.discard(turn)
+        if turn.name:
+            await self._ask(LEAVE, (self._turn(turn.key),), turn.name, FAILED if failed else 0)
 
-    def _look(self, key: str, takes_turn: bytes, within: float) -> Any:
-        keys = (self._key(key), self._turn(key), self._key("epoch"))
-        return self._ask(LOOK, keys, self.worker, TURN, takes_turn, within=within)
+    def _look(self, key: str, name: str, within: float) -> Any:
+        """Look for an answer, and take the turn if it is free, under a name."""
+        return self._ask(LOOK, (self._key(key), self._turn(key), self._key("epoch")), name, TURN, within=within)
 
     async def _ask(self, script: Script, keys: tuple[str, ...], *args: Any, within: float = DEADLINE) -> Any:
         """What a script gives; None where Redis does not answer, or not in time."""
@@ -111,11 +123,13 @@ class RedisAnswers(AnswerStore):
         if connection is None or not connection.is_open:
             return None
         try:
-            reply = connection.send(b"EVALSHA", script.sha, len(keys), *keys, *args)
-            return await in_time(reply, within)
+            return await in_time(self._send(connection, script, keys, *args), within)
         except (StoreDown, Refused) as exc:
             self._down(connection, exc)
             return None
+
+    def _send(self, connection: Connection, script: Script, keys: tuple[str, ...], *args: Any) -> "asyncio.Future[Any]":
+        return connection.send(b"EVALSHA", script.sha, len(keys), *keys, *args)
 
     def _key(self, name: str) -> str:
         return self._prefix + name
@@ -156,7 +170,8 @@ class RedisAnswers(AnswerStore):
                 if self._task is not None:
                     logger.warning("Redis holds the cache again.")
         elif self._turns:
-            await self._ask(RENEW, tuple(map(self._turn, self._turns)), self.worker, TURN, within=PATIENCE)
+            keys, names = zip(*((self._turn(turn.key), turn.name) for turn in self._turns), strict=True)
+            await self._ask(RENEW, keys, TURN, *names, within=PATIENCE)
 
     def _down(self, connection: Connection, reason: Exception) -> None:
         """Leave a Redis that does not answer alone, until a heartbeat finds that it does."""

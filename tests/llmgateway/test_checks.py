@@ -39,6 +39,7 @@ def test_the_defaults_are_safe(settings):
         ({"REDIS_URL": "127.0.0.1:6379"}, "proxy.E004"),
         ({"STORE_DOWN_POLICY": "panic"}, "proxy.E005"),
         ({"CACHE_SCOPE": "world"}, "proxy.E006"),
+        ({"CACHE_HIT_TOKENS": -1}, "proxy.E007"),
     ],
 )
 def test_a_dangerous_setting_is_found(settings, changes, check):

@@ -89,8 +89,7 @@ def cache(settings, monkeypatch):
 def keep(cache, *keys):
     async def keep_all():
         for key in keys:
-            await cache.begin(key)
-            await cache.keep(key, b"{}", 60)
+            await cache.keep(await cache.begin(key), b"{}", 60)
 
     gateway().call(keep_all)
 

@@ -216,9 +216,20 @@ def test_an_adapter_that_is_turned_down_is_seen():
 
 
 @pytest.mark.parametrize(
-    "change", [{"/props": None}, {"/props": {}}, {"/props": []}, {"/lora-adapters": None}], ids=str
+    "change",
+    [
+        {"/props": None},
+        {"/props": {}},
+        {"/props": []},
+        {"/lora-adapters": None},
+        props(media_marker=None),
+        props(default_generation_settings={"params": {"xtc_probability": 0.1}}),
+        props(default_generation_settings={"params": {"dynatemp_range": 0.5}}),
+        props(default_generation_settings={"params": {"samplers": ["top_k"]}}),
+    ],
+    ids=str,
 )
-def test_one_that_keeps_itself_to_itself_has_no_identity(change):
+def test_one_that_keeps_itself_to_itself_or_plays_dice_has_no_identity(change):
     assert looked_at(change) == [None]
 
 

@@ -68,7 +68,7 @@ ANSWERS = {
         {"type": "reasoning", "id": "rs_old", "summary": [], "content": [THOUGHT]}, ITEM
     ),
     "a response that calls a tool": response(
-        {"type": "function_call", "id": "fc_old", "call_id": "c", "name": "f", "arguments": "{}", "status": "completed"}
+        {"type": "function_call", "call_id": "fc_c", "name": "f", "arguments": "{}", "status": "completed"}
     ),
     "a response that was cut": response(ITEM, status="incomplete"),
 }

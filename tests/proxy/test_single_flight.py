@@ -1,6 +1,7 @@
 """Identical calls that are under way at the same time share one call of a llama-server, and what becomes of it."""
 
 import json
+import secrets
 from collections import Counter
 
 import httpx
@@ -8,13 +9,14 @@ import pytest
 from django.conf import settings
 
 from proxy.cache.memory import MemoryAnswers
+from proxy.cache.redis import RedisAnswers
 from proxy.gateway import gateway
 from proxy.models import RefusalCount, UsageRecord
 from tests import fake_llama
 from tests.cast import new_tier, person
 from tests.conftest import CHAT
 from tests.proxy.test_endings import send
-from tests.servers import wait_until
+from tests.servers import OwnRedis, wait_until
 
 HEAD = fake_llama.STREAM_HEAD
 HEL, LO = fake_llama.token("Hel", 1), fake_llama.token("lo", 2)
@@ -22,14 +24,28 @@ ENDED = [fake_llama.FINISH, fake_llama.USAGE, fake_llama.DONE]
 HELLO = [HEAD, HEL, LO, *ENDED]
 
 
-@pytest.fixture(autouse=True)
-def cache(live, monkeypatch):
-    """An empty one, that is on, and has no flight left when the test has ended."""
+@pytest.fixture(scope="module")
+def redis():
+    with OwnRedis() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True, params=["memory", "redis"])
+def cache(request, live, redis, monkeypatch):
+    """An empty one, that is on, and has no flight left when the test has ended, nor a turn or a task."""
+    store = MemoryAnswers(64 * 1024 * 1024)
+    if request.param == "redis":
+        store = RedisAnswers(redis.url, 64 * 1024 * 1024, lambda _: None, secrets.token_hex(4))
     monkeypatch.setattr(settings, "CACHE_TTL", 3600)
-    monkeypatch.setattr(gateway().cache, "store", MemoryAnswers(64 * 1024 * 1024))
+    monkeypatch.setattr(gateway().cache, "store", store)
+    live.run(store.start())
+    tasks = live.tasks()
     yield gateway().cache
     wait_until(lambda: not gateway().cache._flights, "no flight is left over", within=2)
     wait_until(lambda: not sum(each.in_flight for each in gateway().pool.upstreams), "all places are free", within=2)
+    wait_until(lambda: live.tasks() <= tasks, "no task is left over", within=2)
+    assert not getattr(store, "_turns", None)
+    live.run(store.stop())
 
 
 def aboard() -> int:
@@ -132,6 +148,24 @@ def test_when_all_have_left_the_llama_server_is_left_too(live, fake, bob):
     wait_until(fakes[0].gone.is_set, "the llama-server was left", within=1)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("callers", [1, 3])
+def test_calls_that_leave_before_anything_came_leave_nothing_behind(live, fake, chat, callers, stream):
+    fakes = []
+    hangs = fake_llama.sends_and_hangs(fakes, HEAD)
+    fakes.append(fake(fake_llama.plays(hangs, fake_llama.sends_and_cuts(*HELLO))))
+    someone = person("grace", new_tier(max_concurrent_requests=callers))
+    calls = [send(live, someone.token, {**CHAT, "stream": stream}) for _ in range(callers)]
+    wait_until(lambda: fakes[0].seen and aboard() == callers, "they wait")
+    for each in calls:
+        each.close()
+    wait_until(fakes[0].gone.is_set, "the llama-server was left", within=1)
+    rows = UsageRecord.objects.filter(user=someone.user, status=499)
+    wait_until(lambda: rows.count() == callers, "each is in the ledger", within=2)
+    assert text_of(chat(someone)) == "Hello"
+    assert len(fakes[0].seen) == 2
+
+
 def cut_then_hello(gate):
     """A llama-server that breaks the first call off, once the gate is open, and answers the next."""
     return fake_llama.plays(fake_llama.sends_late(gate, HEAD, HEL), fake_llama.sends_and_cuts(*HELLO))
@@ -194,6 +228,32 @@ def test_another_llama_server_takes_over_where_nothing_was_told(fake, chat, bob,
     assert ('"error"' in answer.text) == (asked == 1)
 
 
+def test_a_stream_that_was_heard_is_not_begun_anew_by_one_that_says_it_loads(fake, gate, chat, bob, together):
+    loading = fake_llama.chunk(b'data: {"error":{"code":503,"message":"Loading model","type":"unavailable_error"}}\n\n')
+    fake(fake_llama.sends_then_cuts(gate, HEAD + HEL, loading))
+    second = fake(fake_llama.sends_and_cuts(*HELLO))
+    with together(lambda: chat(bob, stream=True)) as (call,):
+        wait_until(lambda: any(flight._events for flight in gateway().cache._flights.values()), "it has begun")
+        gate.set()
+        answer = call.result()
+    assert text_of(answer) == "Hel"
+    assert '"error"' in answer.text
+    assert second.seen == []
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_who_follows_is_charged_for_an_answer_and_not_for_a_fault(fake, gate, chat, bob, together, monkeypatch, stream):
+    monkeypatch.setattr(settings, "CACHE_HIT_TOKENS", 7)
+    wrong = fake_llama.whole("400 Bad", {"error": {"code": 400, "message": "No such grammar."}})
+    fake(fake_llama.plays(fake_llama.sends_late(gate, wrong), fake_llama.sends_late(gate, *HELLO)))
+    for tokens in ([(0, 0)] * 2, [(5, 2), (7, 0)]):
+        gate.clear()
+        with together(*[lambda: chat(bob, stream=stream)] * 2) as calls:
+            wait_until(lambda: aboard() == 2, "both are aboard")
+            gate.set()
+            assert sorted(tokens_of(row_of(call.result())) for call in calls) == tokens
+
+
 def test_a_mistake_of_the_call_is_told_to_all_and_asked_once(fake, gate, chat, bob, together):
     wrong = fake_llama.whole("400 Bad", {"error": {"code": 400, "message": "No such grammar."}})
     server = fake(fake_llama.sends_late(gate, wrong))
@@ -243,6 +303,7 @@ def test_an_answer_that_a_quota_shortened_is_nobody_elses(fake, gate, chat, toge
         shortened = chat(someone, **other)
         gate.set()
         held.result()
+    assert shortened.headers["x-cache"] == "bypass"
     assert 500 < int(shortened.headers["x-max-tokens"]) < 1000
     assert [chat(someone, **other).headers["x-cache"] for _ in range(2)] == ["miss", "hit"]
 

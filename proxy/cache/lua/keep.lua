@@ -1,5 +1,5 @@
 -- Keep an answer, and end its turn. KEYS: answer, turn, epoch, ends (answers by when they end), sizes, total.
--- ARGV: who asks, the epoch in which it looked, the answer, milliseconds that it is kept, its size, bytes that all may have.
+-- ARGV: the turn's name, the epoch in which it began, the answer, milliseconds that it is kept, its size, bytes that all may have.
 -- Gives the bytes of all. Answers of an epoch that is over are not kept: all were forgotten meanwhile.
 
 local clock = redis.call('TIME')

@@ -1,6 +1,6 @@
--- Keep turns from lapsing. KEYS: turns. ARGV: whose they are, milliseconds.
+-- Keep turns from lapsing. KEYS: turns. ARGV: milliseconds, the name of each.
 
-for _, turn in ipairs(KEYS) do
-  if redis.call('GET', turn) == ARGV[1] then redis.call('PEXPIRE', turn, ARGV[2]) end
+for at, turn in ipairs(KEYS) do
+  if redis.call('GET', turn) == ARGV[at + 1] then redis.call('PEXPIRE', turn, ARGV[1]) end
 end
 return 0

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import uvloop
 
-from proxy.cache import AnswerStore
+from proxy.cache import AnswerStore, Turn
 from proxy.cache.memory import MemoryAnswers
 from proxy.cache.redis import RedisAnswers
 from tests.servers import OwnRedis
@@ -20,6 +20,7 @@ class Driven:
 
     def __init__(self, make, workers: int = 1) -> None:
         self.up: list[bool] = []
+        self.turns: dict[tuple[str, int], Turn] = {}
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         self.stores: list[AnswerStore] = [make(self.up.append) for _ in range(workers)]
         for each in self.stores:
@@ -33,13 +34,33 @@ class Driven:
         return self._runner.run(coroutine)
 
     def look(self, key="k", worker=0):
-        return self.run(self.stores[worker].look(key))
+        """What is found; a turn is remembered for `kept` and `leave`."""
+        found = self.run(self.stores[worker].look(key))
+        if isinstance(found, Turn):
+            self.turns[key, worker] = found
+        return found
+
+    def owns(self, key="k", worker=0):
+        """Whether a look gives the turn."""
+        return isinstance(self.look(key, worker), Turn)
+
+    def begin(self, key="k", worker=0):
+        self.turns[key, worker] = self.run(self.stores[worker].begin(key))
+
+    def kept(self, answer=b'{"a":1}', key="k", ttl=60.0, worker=0):
+        """Keep what was computed in a turn. To be awaited."""
+        return self.stores[worker].keep(self.turns[key, worker], answer, ttl)
+
+    def left(self, key="k", worker=0, *, failed):
+        """Leave a turn. To be awaited."""
+        return self.stores[worker].leave(self.turns[key, worker], failed=failed)
 
     def keep(self, answer=b'{"a":1}', key="k", ttl=60.0, worker=0):
-        """Compute an answer in one's turn, and keep it."""
-        turn = self.look(key, worker)
-        self.run(self.stores[worker].keep(key, answer, ttl))
-        return turn
+        """Compute an answer in one's turn, and keep it. Whether there was a turn."""
+        is_own = self.owns(key, worker)
+        if is_own:
+            self.run(self.kept(answer, key, ttl, worker))
+        return is_own
 
     def size(self):
         return self.run(self.store.size())

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.once
 
 
 def test_what_is_not_kept_is_ones_own_turn(answers):
-    assert answers().look() is Turn.OWN
+    assert isinstance(answers().look(), Turn)
 
 
 def test_what_is_kept_is_found(answers):
@@ -33,33 +33,34 @@ def test_an_answer_of_any_bytes_comes_back_as_it_was(answers):
 def test_each_key_has_its_own(answers):
     store = answers()
     store.keep(b"1", "one")
-    assert store.look("other") is Turn.OWN
+    assert store.owns("other")
 
 
 def test_an_answer_lapses(answers):
     store = answers()
     store.keep(ttl=0.05)
-    wait_until(lambda: store.look() is Turn.OWN, "it has lapsed")
+    wait_until(lambda: store.owns(), "it has lapsed")
 
 
 def test_a_turn_that_is_given_back_is_the_next_ones(answers):
     store = answers()
     store.look()
-    store.run(store.store.leave("k", failed=False))
-    assert store.look() is Turn.OWN
+    store.run(store.left(failed=False))
+    assert store.owns()
 
 
-def test_nothing_is_kept_without_a_turn(answers):
+def test_what_is_left_alone_is_not_kept(answers):
     store = answers()
-    store.run(store.store.keep("k", b"1", 60))
-    assert store.look() is Turn.OWN
+    store.begin()
+    store.run(store.left(failed=True))
+    assert store.owns()
 
 
 def test_an_answer_that_is_computed_anew_takes_the_place_of_the_old_one(answers):
     store = answers()
     store.keep(b"old")
-    store.run(store.store.begin("k"))
-    store.run(store.store.keep("k", b"newer", 60))
+    store.begin()
+    store.run(store.kept(b"newer"))
     assert store.look().answer == b"newer"
     assert store.size() == Size(1, ENTRY_BYTES + 5)
 
@@ -78,14 +79,14 @@ def test_it_never_holds_more_than_its_room_and_what_is_new_stays(answers):
         store.keep(b"x" * (number * 7 % 1000), f"k{number}")
         assert store.size().bytes <= room
     assert isinstance(store.look("k199"), Kept)
-    assert store.look("k0") is Turn.OWN
+    assert store.owns("k0")
     assert store.size().answers >= 40
 
 
 def test_an_answer_that_would_take_too_much_of_the_room_is_not_kept(answers):
     store = answers(100_000)
     store.keep(b"x" * (100_000 // LARGEST))
-    assert store.look() is Turn.OWN
+    assert store.owns()
     assert store.size() == Size(0, 0)
 
 
@@ -95,7 +96,7 @@ def test_emptied_it_holds_nothing_and_says_how_many_there_were(answers):
         store.keep(b"1", f"k{number}")
     assert store.run(store.store.empty()) == 1200
     assert store.size() == Size(0, 0)
-    assert store.look("k7") is Turn.OWN
+    assert store.owns("k7")
     assert store.run(store.store.empty()) == 0
 
 
@@ -103,8 +104,31 @@ def test_an_answer_that_was_under_way_when_it_was_emptied_is_not_kept(answers):
     store = answers()
     store.look()
     store.run(store.store.empty())
-    store.run(store.store.keep("k", b"stale", 60))
-    assert store.look() is Turn.OWN
+    store.run(store.kept(b"stale"))
+    assert store.owns()
+
+
+def test_a_new_answer_that_was_begun_before_the_emptying_is_not_kept_either(answers):
+    """And a turn that began after it does not help one that began before."""
+    store = answers()
+    store.begin()
+    store.run(store.store.empty())
+    before = store.kept(b"stale")
+    store.begin()
+    store.run(before)
+    assert store.size() == Size(0, 0)
+    store.run(store.kept(b"new"))
+    assert store.look().answer == b"new"
+
+
+def test_an_answer_computed_anew_that_comes_to_nothing_takes_no_turn_from_anybody(answers):
+    store = answers()
+    store.look()
+    first = store.kept(b"1")
+    store.begin()
+    store.run(store.left(failed=False))
+    store.run(first)
+    assert store.look().answer == b"1"
 
 
 def test_in_memory_those_that_were_not_asked_for_longest_make_room(in_memory):
@@ -114,7 +138,7 @@ def test_in_memory_those_that_were_not_asked_for_longest_make_room(in_memory):
     store.look("k0")
     store.keep(b"1", "k20")
     assert isinstance(store.look("k0"), Kept)
-    assert store.look("k1") is Turn.OWN
+    assert store.owns("k1")
 
 
 def test_in_memory_time_is_what_the_clock_says(in_memory):
@@ -125,4 +149,4 @@ def test_in_memory_time_is_what_the_clock_says(in_memory):
     now = 9.9
     assert isinstance(driven.look(), Kept)
     now = 10.0
-    assert driven.look() is Turn.OWN
+    assert driven.owns()

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from accounts.errors import StoreUnavailable
-from proxy.cache import Kept, Turn
+from proxy.cache import Kept
 from proxy.cache import redis as cache_redis
 from tests.servers import OwnRedis, free_port, wait_until
 
@@ -27,14 +27,14 @@ def waiting(driven, worker, key="k"):
 
 def test_one_worker_has_the_turn_and_the_others_wait(on_redis):
     three = on_redis(workers=3)
-    assert [three.look(worker=each) for each in (A, B, C)] == [Turn.OWN, Turn.ANOTHERS, Turn.ANOTHERS]
+    assert [three.owns(worker=each) for each in (A, B, C)] == [True, False, False]
 
 
 def test_who_waits_gets_the_answer(on_redis):
     two = on_redis(workers=2)
     two.look(worker=A)
     two.look(worker=B)
-    kept = waiting(two, B)(two.stores[A].keep("k", b"1", 60))
+    kept = waiting(two, B)(two.kept(b"1", worker=A))
     assert kept.answer == b"1"
 
 
@@ -42,23 +42,23 @@ def test_who_waits_gets_the_answer(on_redis):
 def test_who_waits_for_nothing_is_told_so(on_redis, failed):
     two = on_redis(workers=2)
     two.look(worker=A)
-    assert waiting(two, B)(two.stores[A].leave("k", failed=failed)) is None
+    assert waiting(two, B)(two.left(worker=A, failed=failed)) is None
 
 
 def test_a_turn_that_was_given_back_is_the_next_ones_and_others_wait_for_it(on_redis):
     three = on_redis(workers=3)
     three.look(worker=A)
-    three.run(three.stores[A].leave("k", failed=False))
-    assert [three.look(worker=each) for each in (B, C)] == [Turn.OWN, Turn.ANOTHERS]
+    three.run(three.left(worker=A, failed=False))
+    assert [three.owns(worker=each) for each in (B, C)] == [True, False]
 
 
 def test_after_a_failure_all_go_their_own_ways_for_a_while(on_redis, monkeypatch):
     monkeypatch.setattr(cache_redis, "FAILED", 100)
     three = on_redis(workers=3)
     three.look(worker=A)
-    three.run(three.stores[A].leave("k", failed=True))
-    assert [three.look(worker=each) for each in (B, C)] == [Turn.OWN, Turn.OWN]
-    three.run(three.stores[B].keep("k", b"1", 60))
+    three.run(three.left(worker=A, failed=True))
+    assert [three.owns(worker=each) for each in (B, C)] == [True, True]
+    three.run(three.kept(b"1", worker=B))
     assert isinstance(three.look(worker=C), Kept)
 
 
@@ -67,7 +67,7 @@ def test_the_turn_of_a_worker_that_died_lapses(on_redis, monkeypatch):
     monkeypatch.setattr(cache_redis, "BEAT", 60.0)
     two = on_redis(workers=2)
     two.look(worker=A)
-    wait_until(lambda: two.look(worker=B) is Turn.OWN, "its turn is over")
+    wait_until(lambda: two.owns(worker=B), "its turn is over")
 
 
 def test_a_turn_that_has_lapsed_cannot_be_given_back_when_it_is_anothers(on_redis, monkeypatch):
@@ -76,9 +76,9 @@ def test_a_turn_that_has_lapsed_cannot_be_given_back_when_it_is_anothers(on_redi
     three = on_redis(workers=3)
     three.look(worker=A)
     monkeypatch.setattr(cache_redis, "TURN", 60_000)
-    wait_until(lambda: three.look(worker=B) is Turn.OWN, "its turn is over")
-    three.run(three.stores[A].leave("k", failed=False))
-    assert three.look(worker=C) is Turn.ANOTHERS
+    wait_until(lambda: three.owns(worker=B), "its turn is over")
+    three.run(three.left(worker=A, failed=False))
+    assert three.look(worker=C) is None
 
 
 def test_the_turn_of_one_that_works_on_does_not(on_redis, monkeypatch):
@@ -88,7 +88,7 @@ def test_the_turn_of_one_that_works_on_does_not(on_redis, monkeypatch):
     two.look(worker=A)
     began = time.monotonic()
     while time.monotonic() < began + 1:
-        assert two.look(worker=B) is Turn.ANOTHERS
+        assert two.look(worker=B) is None
         two.run(asyncio.sleep(0.02))  # the loop's heartbeats beat only while it runs
 
 
@@ -100,10 +100,9 @@ def test_a_look_whose_client_left_gives_its_turn_back(on_redis):
         await asyncio.sleep(0)
         look.cancel()
         await asyncio.gather(look, return_exceptions=True)
-        await two.stores[A].leave("k", failed=False)
 
     two.run(leave())
-    assert two.look(worker=B) is Turn.OWN
+    assert two.owns(worker=B)
 
 
 def test_every_key_lapses(on_redis, own_redis):
@@ -129,7 +128,7 @@ def test_every_key_lapses(on_redis, own_redis):
 def test_a_dead_redis_is_a_miss_and_nothing_waits(on_redis):
     driven = on_redis(url=f"redis://127.0.0.1:{free_port()}/0")
     began = time.monotonic()
-    assert [driven.keep(key=f"k{n}") for n in range(50)] == [Turn.OWN] * 50
+    assert [driven.keep(key=f"k{n}") for n in range(50)] == [True] * 50
     assert time.monotonic() - began < 1
     assert driven.up == [False]
     with pytest.raises(StoreUnavailable):
@@ -142,10 +141,10 @@ def test_a_frozen_redis_costs_one_short_wait(on_redis):
         driven.keep()
         frozen.freeze()
         began = time.monotonic()
-        assert driven.look() is Turn.OWN
+        assert driven.owns()
         assert time.monotonic() - began < 0.2
         began = time.monotonic()
-        assert {driven.look(f"k{n}") for n in range(100)} == {Turn.OWN}
+        assert all(driven.owns(f"k{n}") for n in range(100))
         assert time.monotonic() - began < 0.05
         assert driven.up == [True, False]
         frozen.thaw()
@@ -156,7 +155,7 @@ def test_it_is_used_again_when_it_answers(on_redis, monkeypatch):
     with OwnRedis() as redis:
         driven = on_redis(url=redis.url)
         redis.kill()
-        assert driven.look() is Turn.OWN
+        assert driven.owns()
         assert driven.up == [True, False]
         redis.start()
         wait_until(lambda: driven.run(asyncio.sleep(0.02)) or driven.up[-1], "it is back")
@@ -169,7 +168,7 @@ def test_an_answer_from_before_its_memory_was_lost_is_kept_all_the_same(on_redis
     driven = on_redis()
     driven.look()
     driven.run(flush(driven))
-    driven.run(driven.store.keep("k", b"1", 60))
+    driven.run(driven.kept(b"1"))
     assert driven.look().answer == b"1"
 
 
