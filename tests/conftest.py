@@ -158,6 +158,8 @@ def chat(http: httpx.Client) -> Callable[..., httpx.Response]:
 
     def call(caller: Person | str, **fields: Any) -> httpx.Response:
         headers = caller.headers if isinstance(caller, Person) else {"Authorization": f"Bearer {caller}"}
+        if threading.current_thread() is not threading.main_thread():
+            connections.close_all()  # of the few that there are, none is held while a call waits
         return http.post("/v1/chat/completions", headers=headers, json={**CHAT, **fields})
 
     return call
