@@ -16,6 +16,8 @@ from tests.conftest import CHAT
 from tests.fake_llama import FakeLlama
 from tests.servers import OwnRedis, Worker, wait_until
 
+pytestmark = pytest.mark.once
+
 WORKERS = 4
 HEAD = fake_llama.STREAM_HEAD
 HELLO = [

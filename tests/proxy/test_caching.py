@@ -18,6 +18,8 @@ from tests import fake_llama
 from tests.cast import new_tier, person
 from tests.servers import wait_until
 
+pytestmark = pytest.mark.once
+
 TOLD = "llamacpp:prompt_tokens_total", "llamacpp:tokens_predicted_total"
 QUESTION = [{"role": "user", "content": "Name three colours."}]
 CALLS: dict[str, dict[str, Any]] = {

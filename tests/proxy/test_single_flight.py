@@ -18,6 +18,8 @@ from tests.conftest import CHAT
 from tests.proxy.test_endings import send
 from tests.servers import OwnRedis, wait_until
 
+pytestmark = pytest.mark.once
+
 HEAD = fake_llama.STREAM_HEAD
 HEL, LO = fake_llama.token("Hel", 1), fake_llama.token("lo", 2)
 ENDED = [fake_llama.FINISH, fake_llama.USAGE, fake_llama.DONE]
