@@ -117,7 +117,7 @@ def sends_then_cuts(go: threading.Event, first: bytes, *rest: bytes) -> Script:
 
     async def script(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(first)
-        await asyncio.to_thread(go.wait, 10)
+        await asyncio.to_thread(go.wait, 30)
         writer.writelines(rest)
         await writer.drain()
         writer.close()
