@@ -45,6 +45,7 @@ class TierPolicy:
     max_output_tokens: int | None
     allowed_models: frozenset[str] | None
     uses_cache: bool = True
+    max_queue_seconds: int | None = None
 
     def allows(self, model: str) -> bool:
         return self.allowed_models is None or model in self.allowed_models
@@ -75,6 +76,7 @@ def load_policies() -> Policies:
             tier.max_output_tokens,
             None if tier.allowed_models is None else frozenset(tier.allowed_models),
             tier.uses_cache,
+            tier.max_queue_seconds,
         )
         for tier in Tier.objects.all()
     }

@@ -34,7 +34,9 @@ class Tier(models.Model):
         help_text="Longest answer, in tokens. A call that asks for more, or does not say, gets this. Empty: no limit.",
     )
     max_queue_seconds = models.PositiveIntegerField(
-        null=True, blank=True, help_text="Longest wait for a free slot of a llama-server. Empty: no limit."
+        null=True,
+        blank=True,
+        help_text="Longest wait for a free slot of an upstream. 0: calls never wait. Empty: QUEUE_TIMEOUT.",
     )
     is_default = models.BooleanField("default", default=False, help_text="New users start on this tier.")
     allowed_models = models.JSONField(

@@ -50,7 +50,10 @@ class Whole(NamedTuple):
 
 
 class Snapshot:
-    """Callers and policies for the event loop that starts it. `load_extra` reads more, on the loader's thread."""
+    """Callers and policies for the event loop that starts it.
+
+    `load_extra` reads more, on the loader's thread, and `take` is told what that was, on the loop, at each reading.
+    """
 
     def __init__(
         self,
@@ -58,9 +61,11 @@ class Snapshot:
         capacity: int = 10_000,
         clock: Callable[[], float] = time.monotonic,
         load_extra: Callable[[], Any] = lambda: None,
+        take: Callable[[Any], None] = lambda _: None,
     ) -> None:
         self.max_stale = max_stale
         self.load_extra = load_extra
+        self.take = take
         self.capacity = capacity
         self.clock = clock
         self.is_down = False  # the loader's last turn failed
@@ -160,6 +165,7 @@ class Snapshot:
         self.is_down = False
         if whole is not fresh:
             self._whole, self._whole_read_at = whole, began
+            self.take(whole.extra)
         self._hold(asked, callers, began)
 
     def _due(self, now: float) -> set[Credential]:

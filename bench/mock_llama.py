@@ -42,7 +42,9 @@ CHOICE = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", 
 WHOLE = told({**BASE, "object": "chat.completion", "choices": [CHOICE], "usage": COUNTS})
 GETS = {
     b"/v1/models": told({"object": "list", "data": [{"id": "mock"}]}),
-    b"/props": told({"model_path": "mock.gguf", "build_info": "b1", "chat_template": "", "media_marker": "m"}),
+    b"/props": told(
+        {"model_path": "mock.gguf", "build_info": "b1", "chat_template": "", "media_marker": "m", "total_slots": 1024}
+    ),
     b"/lora-adapters": told([]),
 }
 

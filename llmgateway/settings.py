@@ -2,6 +2,7 @@
 
 import hmac
 import warnings
+from base64 import urlsafe_b64encode
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,6 +24,11 @@ CORS_ALLOW_ORIGINS = env.words("CORS_ALLOW_ORIGINS")  # pages of these sites may
 LANES = env.str("LANES", "both")  # both | relay | default
 WORKERS = worker_count()
 
+# -- Secrets in the database ----------------------------------------------------------------------------------
+FIELD_ENCRYPTION_KEYS = env.words("FIELD_ENCRYPTION_KEYS") or (
+    urlsafe_b64encode(hmac.digest(SECRET_KEY.encode(), b"fields", "sha256")).decode(),
+)
+
 # -- Tokens ---------------------------------------------------------------------------------------------------
 JWT_SIGNING_KEY = env.str("JWT_SIGNING_KEY", "") or hmac.digest(SECRET_KEY.encode(), b"jwt", "sha256").hex()
 JWT_RETIRED_KEYS = env.words("JWT_RETIRED_KEYS")  # still verified, no longer signed with
@@ -34,10 +40,12 @@ SNAPSHOT_MAX_STALE = env.float("SNAPSHOT_MAX_STALE", 300.0)  # seconds that know
 # -- llama-servers --------------------------------------------------------------------------------------------
 LLAMA_SERVERS = env.words("LLAMA_SERVERS", "http://127.0.0.1:8080")
 LLAMA_API_KEY = env.str("LLAMA_API_KEY", "")
+UPSTREAM_ALLOW = env.words("UPSTREAM_ALLOW")  # networks and names that upstreams may be at; empty: any
 DEFAULT_MODEL = env.str("DEFAULT_MODEL", "")
 UPSTREAM_CONNECT_TIMEOUT = env.float("UPSTREAM_CONNECT_TIMEOUT", 5.0)  # seconds
 UPSTREAM_IDLE_TIMEOUT = env.float("UPSTREAM_IDLE_TIMEOUT", 120.0)  # seconds without a byte of the answer
 UPSTREAM_POLL_INTERVAL = env.float("UPSTREAM_POLL_INTERVAL", 2.0)  # seconds between two looks at a llama-server
+QUEUE_TIMEOUT = env.float("QUEUE_TIMEOUT", 60.0)  # seconds that a call waits for a slot, where its tier says nothing
 HEARTBEAT_AFTER = env.float("HEARTBEAT_AFTER", 15.0)  # seconds of silence until a stream is kept alive by a comment
 SHOW_TIMINGS = env.bool("SHOW_TIMINGS", False)  # llama-server's timings and cached_tokens, to its callers
 MAX_BODY_BYTES = env.int("MAX_BODY_BYTES", 16 * 1024 * 1024)

@@ -13,6 +13,7 @@ from django.template.response import TemplateResponse
 from accounts.errors import StoreUnavailable
 from accounts.models import Tier
 
+from . import upstream_admin  # noqa: F401  # registers a page
 from .gateway import gateway
 from .models import CachePage, ModelAlias, RefusalCount, UsageRecord
 

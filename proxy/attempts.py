@@ -13,7 +13,7 @@ from accounts.errors import GatewayError
 from .endpoints import Endpoint
 from .errors import BrokenOff, UpstreamError
 from .events import NO_ANSWER, UNREADABLE, EventSplitter
-from .pool import Upstream
+from .members import Member
 from .readers import Asked, Reader
 from .upstream import Answer, UpstreamClient
 
@@ -39,9 +39,9 @@ class Errand:
 class Attempt:
     """An errand at one upstream."""
 
-    def __init__(self, errand: Errand, upstream: Upstream, client: UpstreamClient) -> None:
+    def __init__(self, errand: Errand, member: Member, client: UpstreamClient) -> None:
         self.errand = errand
-        self.upstream = upstream
+        self.member = member
         self.client = client
 
     async def post(self) -> Answer:
@@ -92,4 +92,4 @@ class Attempt:
             await answer.aclose()
 
     async def _post(self, path: str, body: bytes) -> Answer:
-        return await self.client.post(self.upstream.base_url + path, self.upstream.api_key, body)
+        return await self.client.post(self.member.url + path, self.member.spec.api_key, body)

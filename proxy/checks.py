@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
@@ -11,6 +10,8 @@ from django.db import DatabaseError, InterfaceError
 from accounts.models import Quota, Tier
 
 from .cache.policy import SCOPES
+from .destinations import Destinations, problem_with
+from .encryption import box
 from .stores.guarded import POLICIES
 
 
@@ -93,19 +94,31 @@ def small_limits(few: dict[str, int]) -> Iterator[str]:
 
 @register
 def check_llama_servers(**_: Any) -> list[CheckMessage]:
-    urls = [(url, urlsplit(url)) for url in settings.LLAMA_SERVERS]
     return [
-        Error(
-            f"LLAMA_SERVERS holds '{url}', which is no base URL.",
-            hint="Write scheme, host and port, without path or password: http://127.0.0.1:8080",
-            id="proxy.E002",
-        )
-        for url, parts in urls
-        if parts.scheme not in ("http", "https")
-        or not parts.netloc
-        or parts.path not in ("", "/")
-        or "@" in parts.netloc
+        Error(f"LLAMA_SERVERS: {problem}", hint="Separate several by commas.", id="proxy.E002")
+        for problem in map(problem_with, settings.LLAMA_SERVERS)
+        if problem
     ]
+
+
+@register
+def check_destinations(**_: Any) -> list[CheckMessage]:
+    try:
+        Destinations(settings.UPSTREAM_ALLOW)
+    except ValueError as exc:
+        hint = "Write networks and names of hosts: 10.0.0.0/8,gpu1,*.example.org"
+        return [Error(f"UPSTREAM_ALLOW holds something that is neither: {exc}", hint=hint, id="proxy.E008")]
+    return []
+
+
+@register
+def check_encryption(**_: Any) -> list[CheckMessage]:
+    try:
+        box(settings.FIELD_ENCRYPTION_KEYS)
+    except ValueError as exc:
+        hint = "Make one: openssl rand -base64 32 | tr '+/' '-_'"
+        return [Error(f"FIELD_ENCRYPTION_KEYS holds something that is no key: {exc}", hint=hint, id="proxy.E009")]
+    return []
 
 
 @register

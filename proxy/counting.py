@@ -42,9 +42,9 @@ class PromptCounter:
         turn = self._turns.setdefault(user_id, asyncio.Lock())
         try:
             async with asyncio.timeout(COUNT_TIMEOUT), turn:
-                for upstream in self.pool.fit(errand.asked.model):
+                for member in self.pool.fit(errand.asked.model):
                     with suppress(GatewayError, *UNREADABLE):
-                        told = await Attempt(errand, upstream, self.pool.client).ask(path, body)
+                        told = await Attempt(errand, member, self.pool.client).ask(path, body)
                         return tokens_in(told, errand)
         except TimeoutError:
             pass

@@ -45,6 +45,11 @@ class Endpoint:
     counting_path: str = ""
     replay: Replay | None = None
 
+    @property
+    def takes_slot(self) -> bool:
+        """Whether a model is run. The rest is answered beside the work."""
+        return self.replay is not None
+
 
 ENDPOINTS = (
     Endpoint(

@@ -18,8 +18,10 @@ GatewayError (accounts/errors.py)
 │   └── InsufficientQuota    429 insufficient_quota
 ├── UpstreamError            502 upstream_error
 │   └── BrokenOff                (the connection broke; what came so far may be less than all)
+├── Overloaded               503 overloaded
 ├── UpstreamUnavailable      503 upstream_unavailable
 │   └── NeverSent                (another llama-server may take it)
+│       └── StillLoading             (and so may this one, soon)
 └── UpstreamTimeout          504 upstream_timeout
 """
 
@@ -127,6 +129,15 @@ class UpstreamUnavailable(GatewayError):
     retry_after = 2
 
 
+class Overloaded(GatewayError):
+    """All slots are busy, for longer than the call may wait. It was not begun, and costs nothing."""
+
+    status = 503
+    code = "overloaded"
+    sentence = "All slots are busy. Try again later."
+    retry_after = 1
+
+
 class BrokenOff(UpstreamError):
     """The llama-server ended the connection before the answer was complete."""
 
@@ -134,7 +145,13 @@ class BrokenOff(UpstreamError):
 
 
 class NeverSent(UpstreamUnavailable):
-    """The call did not reach the llama-server, or was turned away by one that still loads: another may take it."""
+    """The call did not reach the llama-server: another may take it."""
+
+
+class StillLoading(NeverSent):
+    """The llama-server turned it away, since it loads its model: it may take it when it has."""
+
+    sentence = "The llama-server is loading its model. Try again shortly."
 
 
 class UpstreamTimeout(GatewayError):

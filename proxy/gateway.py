@@ -1,8 +1,12 @@
 """The parts that all calls of one process share, from their start to their stop."""
 
 import asyncio
+import os
+import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from contextlib import suppress
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
 
 from asgiref.sync import async_to_sync
 from django.apps import apps
@@ -19,12 +23,19 @@ from .cache.answers import AnswerCache
 from .cache.memory import MemoryAnswers
 from .cache.redis import RedisAnswers
 from .counting import PromptCounter
+from .destinations import Destinations
 from .history import History
 from .ledger import Ledger
+from .members import Spec
 from .metrics import CACHE_UP, LEDGER_WAITING, SNAPSHOT_AGE, STORE_UP
-from .models import ModelAlias
-from .pool import Pool, Upstream
+from .models import ModelAlias, Upstream
+from .pool import Pool
+from .queue import SlotQueue
 from .records import lost_row
+from .slots import Slots
+from .slots.guarded import GuardedSlots
+from .slots.memory import MemorySlots
+from .slots.redis import RedisSlots
 from .stores import Lost, Store
 from .stores.guarded import GuardedStore
 from .stores.memory import MemoryStore
@@ -34,6 +45,13 @@ from .upstream import UpstreamClient
 T = TypeVar("T")
 
 CALL_TIMEOUT = 10.0  # seconds that a thread waits for the event loop
+
+
+class Site(NamedTuple):
+    """What the snapshot holds for the proxy: other names of models, and the admin's upstreams, if there are any."""
+
+    aliases: Mapping[str, str]
+    upstreams: tuple[Spec, ...]
 
 
 class Gateway:
@@ -52,17 +70,21 @@ class Gateway:
 
     async def start(self) -> None:
         """Read what calls need and look at the llama-servers, then keep doing so."""
-        self.snapshot = Snapshot(settings.SNAPSHOT_MAX_STALE, load_extra=load_aliases)
+        self.snapshot = Snapshot(settings.SNAPSHOT_MAX_STALE, load_extra=load_site, take=self._take)
         self.ledger = Ledger(settings.LEDGER_MAX_ROWS)
-        self.client = UpstreamClient(settings.UPSTREAM_CONNECT_TIMEOUT, settings.UPSTREAM_IDLE_TIMEOUT)
-        upstreams = [Upstream(url.rstrip("/"), settings.LLAMA_API_KEY) for url in settings.LLAMA_SERVERS]
-        self.pool = Pool(upstreams, self.client, settings.UPSTREAM_POLL_INTERVAL)
+        self.client = UpstreamClient(
+            settings.UPSTREAM_CONNECT_TIMEOUT, settings.UPSTREAM_IDLE_TIMEOUT, Destinations(settings.UPSTREAM_ALLOW)
+        )
+        self.pool = Pool(self.client, settings.UPSTREAM_POLL_INTERVAL)
+        worker = f"{os.getpid():x}-{secrets.token_hex(4)}"
+        self.queue = SlotQueue(self.pool, self._new_slots(worker), worker)
         self.prompt_counter = PromptCounter(self.pool, settings.MAX_TEXT_BYTES)
         self.history = History()
         self.admission = self._new_admission()
         self.loop = asyncio.get_running_loop()
         await self.store.start()
         await self.cache.start()
+        await self.queue.slots.start()
         await self.snapshot.start()
         await self.pool.start()
         await self.ledger.start()
@@ -70,6 +92,7 @@ class Gateway:
     async def stop(self) -> None:
         await self.cache.stop()
         await self.pool.stop()
+        await self.queue.slots.stop()
         await self.snapshot.stop()
         await self.client.aclose()
         await self.ledger.stop()
@@ -79,6 +102,13 @@ class Gateway:
 
     def _new_admission(self) -> Admission:
         return Admission(self.store, self.history, self._write_lost)
+
+    def _new_slots(self, worker: str) -> Slots:
+        """Who counts the slots: Redis where there is one, else this process."""
+        if not isinstance(self.store, GuardedStore):
+            return MemorySlots()
+        store = self.store
+        return GuardedSlots(RedisSlots(settings.REDIS_URL, worker), lambda: store.share)
 
     def _write_lost(self, lost: Lost) -> None:
         if row := lost_row(lost):
@@ -93,8 +123,12 @@ class Gateway:
     @property
     def aliases(self) -> Mapping[str, str]:
         """Other names of models, and what each stands for."""
-        aliases: Mapping[str, str] = self.snapshot.whole.extra
-        return aliases
+        site: Site = self.snapshot.whole.extra
+        return site.aliases
+
+    def _take(self, site: Site) -> None:
+        """What the database says of upstreams, every second."""
+        self.pool.update(site.upstreams or upstreams_of_settings())
 
     @property
     def policies(self) -> Policies:
@@ -108,6 +142,20 @@ class Gateway:
         meters = meters_of(self.policies.limits(tier_id, user_id))
         return quota_uses(self.call(self.admission.read, user_id, meters))
 
+    def upstream_state(self, url: str) -> "UpstreamState | None":
+        """How the upstream at this base URL fares, as this process sees it; None where no gateway runs in it."""
+        return None if self.loop is None else self.call(self._state_of, url)
+
+    async def _state_of(self, url: str) -> "UpstreamState | None":
+        member = next((each for each in self.pool.members if each.url == url), None)
+        if member is None:
+            return UpstreamState("added a moment ago", (), 0, None, None)
+        busy = None
+        with suppress(StoreUnavailable):
+            busy = (await self.queue.slots.busy([url]))[url]
+        models = tuple(dict.fromkeys(member.told.models.values()))
+        return UpstreamState(member.health, models, member.slots, busy, member.told.context)
+
     def cache_size(self) -> Size:
         """How much the cache holds. Raises StoreUnavailable."""
         return self.call(self.cache.store.size)
@@ -115,6 +163,16 @@ class Gateway:
     def empty_cache(self) -> int:
         """Forget all answers. Gives how many there were. Raises StoreUnavailable."""
         return self.call(self.cache.store.empty)
+
+
+class UpstreamState(NamedTuple):
+    """One upstream, for people. `busy` slots are those of all workers; None where that is not known."""
+
+    health: str
+    models: tuple[str, ...]
+    slots: int
+    busy: int | None
+    context: int | None
 
 
 async def awaited(function: Callable[..., Awaitable[T]], *args: Any) -> T:
@@ -138,8 +196,15 @@ def new_answer_store() -> AnswerStore:
     return RedisAnswers(settings.REDIS_URL, settings.CACHE_MAX_BYTES, CACHE_UP.set)
 
 
-def load_aliases() -> dict[str, str]:
-    return dict(ModelAlias.objects.values_list("name", "model"))
+def load_site() -> Site:
+    aliases = dict(ModelAlias.objects.values_list("name", "model"))
+    return Site(aliases, tuple(row.spec for row in Upstream.objects.order_by("pk")))
+
+
+def upstreams_of_settings() -> tuple[Spec, ...]:
+    """Those that serve while the admin has none."""
+    urls = [url.rstrip("/") for url in settings.LLAMA_SERVERS]
+    return tuple(Spec(urlsplit(url).netloc, url, settings.LLAMA_API_KEY) for url in dict.fromkeys(urls))
 
 
 def gateway() -> Gateway:

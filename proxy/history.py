@@ -119,7 +119,9 @@ def sums(user_ids: Iterable[int], spans: Iterable[Span]) -> list[Any]:
     for span in within:
         if span.end is not None:
             within[span] &= Q(admitted_at__lt=moment(span.end))
-    asked: dict[str, Any] = {label("requests", span): Count("pk", filter=each) for span, each in within.items()}
+    asked: dict[str, Any] = {
+        label("requests", span): Count("pk", filter=each & Q(is_free=False)) for span, each in within.items()
+    }
     asked |= {
         label("tokens", span): Sum(F("prompt_tokens") + F("completion_tokens"), filter=each, default=0)
         for span, each in within.items()

@@ -32,6 +32,15 @@ CACHE_UP = Gauge("api_cache_up", "1 while answers are kept where they should be,
 LEDGER_ROWS = Counter("api_ledger_rows_total", "Rows of the ledger, written or rejected by the database.", ["result"])
 LEDGER_WAITING = Gauge("api_ledger_waiting_rows", "Ended calls whose row is not in the ledger yet.")
 STORE_UP = Gauge("api_store_up", "1 while limits are counted where they should be, 0 while Redis is out of reach.")
+QUEUE_WAIT = Histogram(
+    "api_queue_wait_seconds", "Time that calls waited for the slot they got.", ["tier"], buckets=SECONDS
+)
+QUEUE_DEPTH = Gauge("api_queue_depth", "Calls that wait for a slot now, in this process.", ["model"])
+UPSTREAM_SLOTS = Gauge(
+    "api_upstream_slots",
+    "Slots of an upstream: all, and busy with calls of this process.",
+    ["upstream", "state"],
+)
 UPSTREAM_UP = Gauge("api_upstream_up", "1 while the llama-server answers.", ["upstream"])
 UPSTREAM_ERRORS = Counter("api_upstream_errors_total", "Failures of a llama-server, by kind.", ["upstream", "kind"])
 SNAPSHOT_AGE = Gauge("api_snapshot_age_seconds", "Time since tiers and quotas were last read from the database.")

@@ -1,17 +1,83 @@
-"""What the proxy keeps: names for models, and the ledger of what was used."""
+"""What the proxy keeps: upstreams, names for models, and the ledger of what was used."""
 
 from datetime import datetime
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
+from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import F
 
 from accounts.models import ApiKey
 
+from .destinations import problem_with
+from .encryption import EncryptedField, Unreadable
+from .members import Spec
+
 ANY = "*"  # the alias of all names that nothing else knows
 TAKEN_FOR_LOST = "lost"  # the error of a call whose worker died, or was cut off
+
+
+def check_base_url(value: str) -> None:
+    if problem := problem_with(value):
+        raise ValidationError(problem)
+
+
+class Upstream(models.Model):
+    """A llama-server. An API key is for the one URL that it was given for: with another URL it is gone."""
+
+    name = models.SlugField(unique=True, help_text="In metrics and in the ledger.")
+    base_url = models.CharField(
+        "base URL",
+        max_length=200,
+        unique=True,
+        validators=[check_base_url],
+        help_text="Scheme, host and port: http://gpu1:8080. Whatever runs there reads every prompt.",
+    )
+    api_key = EncryptedField("API key", blank=True, default="", help_text="Its --api-key, if it has one.")
+    slots = models.PositiveSmallIntegerField(
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1)],
+        help_text="Calls that it gets at the same time. Empty: as many as its /props tells.",
+    )
+    is_enabled = models.BooleanField(
+        "enabled", default=True, help_text="Without this it gets no more calls; those that run there end well."
+    )
+
+    _read: tuple[str | None, str | None] = None, None  # base URL and API key, as they are in the database
+
+    class Meta:
+        ordering = ["name"]
+        permissions: ClassVar = [("redirect_upstream", "Can change the base URL of an upstream")]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @classmethod
+    def from_db(cls, db: Any, field_names: Any, values: Any, **kwargs: Any) -> "Upstream":
+        made = super().from_db(db, field_names, values, **kwargs)
+        made._read = made.__dict__.get("base_url"), made.__dict__.get("api_key")
+        return made
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        self.base_url = self.base_url.rstrip("/")
+        url, key = self._read
+        if url not in (None, self.base_url) and self.api_key == key:
+            self.api_key = ""
+            if kwargs.get("update_fields") is not None:
+                kwargs["update_fields"] = {*kwargs["update_fields"], "api_key"}
+        super().save(*args, **kwargs)
+        self._read = self.base_url, self.api_key
+
+    @property
+    def spec(self) -> Spec:
+        """It as the pool knows it."""
+        problem = "its API key cannot be read: FIELD_ENCRYPTION_KEYS lacks the one it was encrypted with"
+        is_readable = not isinstance(self.api_key, Unreadable)
+        key, problem = (self.api_key, "") if is_readable else ("", problem)
+        return Spec(self.name, self.base_url, key, self.slots, self.is_enabled, problem)
 
 
 class ModelAlias(models.Model):
@@ -72,7 +138,13 @@ class UsageRecord(models.Model):
     completion_tokens = models.PositiveIntegerField()
     is_estimated = models.BooleanField("estimated", help_text="Counted up to where the answer was cut.")
     cache = models.CharField(max_length=8, blank=True, help_text="hit, miss, joined or bypass.")
-    queue_ms = models.PositiveIntegerField(null=True)
+    is_free = models.BooleanField(
+        "free",
+        default=False,
+        db_default=False,
+        help_text="It left the queue, or found no upstream: nothing was charged.",
+    )
+    queue_ms = models.PositiveIntegerField(null=True, help_text="Until it got a slot of an upstream, or gave up.")
     first_token_ms = models.PositiveIntegerField(null=True)
     total_ms = models.PositiveIntegerField()
     streamed = models.BooleanField()

@@ -1,140 +1,202 @@
-"""The llama-servers: which are up, what they serve, how busy they are, and which one takes a call."""
+"""The upstreams: which there are, which are up, what they serve, and what becomes known of them."""
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any
-from urllib.parse import urlsplit
+from time import monotonic
 
 from accounts.errors import GatewayError
 
-from .errors import MissingParameter, ModelNotFound, UpstreamUnavailable
-from .identities import identity_of
-from .metrics import UPSTREAM_ERRORS, UPSTREAM_UP
+from .endings import cancelled
+from .errors import MissingParameter, ModelNotFound, NeverSent, StillLoading, UpstreamUnavailable
+from .members import Member, Spec
+from .metrics import UPSTREAM_ERRORS, UPSTREAM_SLOTS, UPSTREAM_UP
 from .models import ANY
+from .probes import probe
 from .upstream import UpstreamClient
 
 logger = logging.getLogger(__name__)
 
-LOOK_TIMEOUT = 5.0  # seconds that a llama-server has to say what it serves
-MARKER = "media_marker"  # of /props: made anew at each start
-FIRST_LOOK = 2.0  # seconds that a start waits for the first look at the llama-servers
-
-
-@dataclass(slots=True, eq=False)
-class Upstream:
-    """One llama-server. `models` are the names it answers to, the first of each being its own."""
-
-    base_url: str
-    api_key: str = ""
-    is_up: bool | None = None  # None until it was looked at
-    models: dict[str, str] = field(default_factory=dict)  # name or alias -> the model's own name
-    context: int | None = None  # tokens of a prompt and its answer, at most
-    identity: str | None = None  # of what answers there; None where that is not known
-    props: dict[str, Any] = field(default_factory=dict)
-    adapters: Any = None  # as it tells them; None until it was asked
-    in_flight: int = 0
-
-    @property
-    def name(self) -> str:
-        return urlsplit(self.base_url).netloc
-
-
-@dataclass(slots=True, eq=False)
-class Lease:
-    """A call's place at an upstream, until it is released."""
-
-    upstream: Upstream
-
-    def __post_init__(self) -> None:
-        self.upstream.in_flight += 1
-
-    def release(self) -> None:
-        self.upstream.in_flight -= 1
+FIRST_LOOK = 2.0  # seconds that a start waits for the first look at the upstreams
+JITTER = 0.2  # of the time between two looks, so that workers do not look in step
+LOADING_INTERVAL = 0.3  # seconds between two looks at one that loads its model
+SOONEST = 0.2  # seconds between two looks, whatever happens
 
 
 class Pool:
-    """All upstreams. A look at `/v1/models` says at once whether one is up and what it serves."""
+    """All upstreams. Each is looked at every `interval` seconds, and soon after a call has failed there.
 
-    def __init__(self, upstreams: Iterable[Upstream], client: UpstreamClient, interval: float) -> None:
-        self.upstreams = tuple(upstreams)
+    `changed` is called whenever calls may go where they could not before, or no longer.
+    """
+
+    def __init__(self, client: UpstreamClient, interval: float) -> None:
         self.client = client
         self.interval = interval
-        self._tasks: list[asyncio.Task[None]] = []
+        self.members: tuple[Member, ...] = ()
+        self.changed: Callable[[], None] = lambda: None
+        self._specs: tuple[Spec, ...] = ()
+        self._news = asyncio.Event()
+        self._watches: dict[Member, Watch] = {}
+
+    # -- which there are -----------------------------------------------------------------------------------------
 
     async def start(self) -> None:
+        """Wait a moment for the first look at those that are there already."""
+        looks = [watch.first_look.wait() for watch in self._watches.values()]
         with suppress(TimeoutError):
             async with asyncio.timeout(FIRST_LOOK):
-                await self.look()
-        self._tasks = [asyncio.create_task(self._watch(upstream), name="pool") for upstream in self.upstreams]
+                await asyncio.gather(*looks)
 
     async def stop(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for watch in self._watches.values():
+            await cancelled(watch.task)
+        self._watches = {}
 
-    async def _watch(self, upstream: Upstream) -> None:
-        while True:
-            await asyncio.sleep(self.interval)
-            await self._look_at(upstream)
+    def update(self, specs: Iterable[Spec]) -> None:
+        """Take these for all upstreams there are. One that goes is given no more calls; those it has go on."""
+        wanted = tuple(specs)
+        if wanted == self._specs:
+            return
+        self._specs = wanted
+        held = {(member.url, member.spec.api_key): member for member in self.members}
+        members = []
+        for spec in wanted:
+            member = held.pop((spec.base_url, spec.api_key), None) or Member(spec)
+            if member.name != spec.name:
+                forget_series(member.name)
+            member.spec = spec
+            members.append(member)
+        self.members = tuple(members)
+        for gone in held.values():
+            self._forget(gone)
+        for member in members:
+            if member not in self._watches:
+                self._watches[member] = Watch(self, member)
+            self._tell_metrics(member)
+        self._tell()
 
-    async def look(self) -> None:
-        """Look at every upstream once."""
-        await asyncio.gather(*(self._look_at(upstream) for upstream in self.upstreams))
+    def _forget(self, member: Member) -> None:
+        if watch := self._watches.pop(member, None):
+            watch.task.cancel()
+        if member.name not in {each.name for each in self.members}:
+            forget_series(member.name)
 
-    async def _look_at(self, upstream: Upstream) -> None:
+    # -- how they are --------------------------------------------------------------------------------------------
+
+    async def look_at(self, member: Member) -> None:
+        """Ask an upstream how it is."""
+        was, was_up, was_capacity = member.told, member.is_up, member.capacity
         try:
-            answer = await self._get(upstream, "/v1/models")
-            models = {
-                name: model["id"] for model in answer["data"] for name in (model["id"], *model.get("aliases", ()))
-            }
-            identity = await self._identity(upstream, answer["data"])
-        except (GatewayError, KeyError, TypeError, AttributeError) as exc:
-            self.mark_down(upstream, str(exc))
+            told = await probe(self.client, member)
+        except StillLoading:
+            self._loading(member)
+        except NeverSent as exc:
+            self.refused(member, reason_of(exc))
+        except GatewayError as exc:
+            self.failed(member, reason_of(exc), kind="down")
         else:
-            if not upstream.is_up:
-                logger.info("llama-server %s is up and serves %s.", upstream.name, ", ".join(models))
-            upstream.models = models
-            upstream.context = max((meta_of(model).get("n_ctx") or 0 for model in answer["data"]), default=0) or None
-            upstream.identity = identity
-            upstream.is_up = True
-            UPSTREAM_UP.labels(upstream.name).set(1)
+            member.told, member.is_loading = told, False
+            member.circuit.found_well(monotonic())
+            if not member.is_known:  # nothing is held against a new one
+                member.is_known = True
+                member.circuit.answered()
+            if member.is_up and not was_up:
+                logger.info("Upstream %s is up and serves %s.", member.name, ", ".join(told.models))
+            if told.slots is None and member.spec.slots is None and was is not told and was.models != told.models:
+                logger.warning("Upstream %s does not tell its slots: it gets one call at a time.", member.name)
+            if (member.is_up, member.capacity, told.models) != (was_up, was_capacity, was.models):
+                self._tell()
+        self._tell_metrics(member)
 
-    async def _identity(self, upstream: Upstream, models: list[dict[str, Any]]) -> str | None:
-        """What answers there. Adapters are asked for after a start, or where it has some: asking wakes it."""
-        before = upstream.props
-        try:
-            props = await self._get(upstream, "/props")
-            is_known = upstream.is_up and upstream.adapters == [] and before.get(MARKER) == props.get(MARKER)
-            if not is_known:
-                asleep = props.get("is_sleeping")
-                upstream.adapters = None if asleep else await self._get(upstream, "/lora-adapters")
-            upstream.props = props
-            return None if upstream.adapters is None else identity_of(models, props, upstream.adapters)
-        except (GatewayError, AttributeError, TypeError):  # a llama-server that keeps this to itself
-            return None
+    def answered(self, member: Member) -> None:
+        """A call was answered there, at least in part."""
+        capacity = member.capacity
+        member.circuit.answered()
+        if member.capacity != capacity:
+            logger.info("Upstream %s is back.", member.name)
+            self._tell()
 
-    async def _get(self, upstream: Upstream, path: str) -> Any:
-        return await self.client.get(upstream.base_url + path, upstream.api_key, LOOK_TIMEOUT)
+    def ended_well(self, member: Member) -> None:
+        """A call came to its end there."""
+        self.answered(member)
+        member.circuit.ended_well()
 
-    def mark_down(self, upstream: Upstream, reason: str) -> None:
-        """Give it no calls until a look finds it well again."""
-        if upstream.is_up is not False:
-            logger.warning("llama-server %s is down: %s", upstream.name, reason)
-            UPSTREAM_ERRORS.labels(upstream.name, "down").inc()
-        upstream.is_up = False
-        UPSTREAM_UP.labels(upstream.name).set(0)
+    def refused(self, member: Member, reason: str) -> None:
+        """Nobody was there to take a call, or a question."""
+        self._note(member, lambda: member.circuit.refused(monotonic(), reason), "down")
+
+    def failed(self, member: Member, reason: str, kind: str) -> None:
+        """It broke something off, or was silent for too long."""
+        self._note(member, lambda: member.circuit.failed(monotonic(), reason), kind)
+
+    def turned_away(self, member: Member, exc: NeverSent) -> None:
+        """A call was never sent there."""
+        if isinstance(exc, StillLoading):
+            self._loading(member)
+        else:
+            self.refused(member, reason_of(exc))
+
+    def _loading(self, member: Member) -> None:
+        if not member.is_loading:
+            logger.info("Upstream %s loads its model.", member.name)
+            member.is_loading = True
+            self._noted(member)
+
+    def _note(self, member: Member, what: Callable[[], None], kind: str) -> None:
+        was_open, was_loading = member.circuit.is_open, member.is_loading
+        member.is_loading = False
+        what()
+        if not was_open or kind != "down":
+            UPSTREAM_ERRORS.labels(member.name, kind).inc()
+        if member.circuit.is_open and not was_open:
+            logger.warning("Upstream %s is down: %s", member.name, member.circuit.reason)
+        if (was_open, was_loading) != (member.circuit.is_open, False):
+            self._noted(member)
+        elif kind != "down":
+            self._look_soon(member)
+
+    def _noted(self, member: Member) -> None:
+        self._tell_metrics(member)
+        self._look_soon(member)
+        self._tell()
+
+    def _look_soon(self, member: Member) -> None:
+        if watch := self._watches.get(member):
+            watch.wake.set()
+
+    def _tell(self) -> None:
+        self.changed()
+        self._news.set()
+        self._news = asyncio.Event()
+
+    @staticmethod
+    def _tell_metrics(member: Member) -> None:
+        UPSTREAM_UP.labels(member.name).set(member.is_up)
+        UPSTREAM_SLOTS.labels(member.name, "all").set(member.slots if member.spec.is_enabled else 0)
+
+    # -- what they serve -----------------------------------------------------------------------------------------
+
+    @property
+    def enabled(self) -> list[Member]:
+        return [member for member in self.members if member.spec.is_enabled and not member.spec.problem]
 
     @property
     def is_up(self) -> bool:
-        return any(upstream.is_up for upstream in self.upstreams)
+        return any(member.is_up for member in self.enabled)
 
     @property
     def models(self) -> list[str]:
         """The models' own names, each once. Those of upstreams that are down now stay known."""
-        return list(dict.fromkeys(own for upstream in self.upstreams for own in upstream.models.values()))
+        return list(dict.fromkeys(own for member in self.enabled for own in member.told.models.values()))
+
+    async def loaded(self, within: float) -> None:
+        """Wait for the first models to be known, but only while an upstream is loading them."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                while not self.models and any(member.is_loading for member in self.enabled):
+                    await self._news.wait()
 
     def resolve(self, name: str, default: str, aliases: Mapping[str, str]) -> str:
         """The model that a call means by `name`. Raises ModelNotFound, MissingParameter or UpstreamUnavailable.
@@ -148,35 +210,69 @@ class Pool:
         if not wanted:
             raise MissingParameter(f"'model' is required. Models here: {', '.join(models)}.", param="model")
         for candidate in (aliases.get(wanted, wanted), aliases.get(ANY)):
-            for upstream in self.upstreams:
-                if candidate in upstream.models:
-                    return upstream.models[candidate]
+            for member in self.enabled:
+                if candidate in member.told.models:
+                    return member.told.models[candidate]
         raise ModelNotFound(
             f"There is no model '{wanted[:100]}' here. GET /v1/models lists those there are.", param="model"
         )
 
     def context(self, model: str) -> int | None:
-        """Tokens that a prompt of the model and its answer may have; None where no llama-server says."""
-        return max((each.context for each in self.upstreams if each.context and model in each.models), default=None)
+        """Tokens that a prompt of the model and its answer may have; None where no upstream says."""
+        told = [each.told for each in self.enabled if model in each.told.models]
+        return max((each.context for each in told if each.context), default=None)
 
     def identity(self, model: str) -> str | None:
         """What may answer a call of the model now, of all that are up; None where none is, or one does not tell."""
-        identities = {each.identity for each in self.fit(model)}
+        identities = {each.told.identity for each in self.fit(model)}
         told = sorted(each for each in identities if each)
         return ",".join(told) if identities and len(told) == len(identities) else None
 
-    def fit(self, model: str, tried: Sequence[Upstream] = ()) -> list[Upstream]:
+    def fit(self, model: str, tried: Sequence[Member] = ()) -> list[Member]:
         """The upstreams that are up, serve the model and were not tried yet."""
-        return [each for each in self.upstreams if each.is_up and model in each.models and each not in tried]
+        return [each for each in self.enabled if each.is_up and model in each.told.models and each not in tried]
 
-    def lease(self, model: str, tried: Sequence[Upstream]) -> Lease:
-        """A place at the least busy upstream that fits. Raises UpstreamUnavailable."""
-        fit = self.fit(model, tried)
-        if not fit:
-            raise UpstreamUnavailable
-        return Lease(min(fit, key=lambda upstream: upstream.in_flight))
+    def may_serve(self, model: str, tried: Sequence[Member] = ()) -> bool:
+        """Whether there is one that fits, or one that will as soon as it has loaded its model."""
+        return bool(self.fit(model, tried)) or any(
+            each.is_loading and model in each.told.models and each not in tried for each in self.enabled
+        )
 
 
-def meta_of(model: dict[str, Any]) -> dict[str, Any]:
-    meta = model.get("meta")
-    return meta if isinstance(meta, dict) else {}
+class Watch:
+    """Looks at one member, now and then, on a task of its own."""
+
+    def __init__(self, pool: Pool, member: Member) -> None:
+        self.pool = pool
+        self.member = member
+        self.wake = asyncio.Event()
+        self.first_look = asyncio.Event()
+        self.task = asyncio.create_task(self._run(), name="pool")
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self.pool.look_at(self.member)
+            except Exception:  # the watch must outlive whatever is wrong with one look
+                logger.exception("A look at upstream %s failed.", self.member.name)
+            self.first_look.set()
+            await asyncio.sleep(SOONEST)
+            every = LOADING_INTERVAL if self.member.is_loading else self.pool.interval
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, every * random.uniform(1 - JITTER, 1 + JITTER) - SOONEST)):  # noqa: S311  # no secret
+                    await self.wake.wait()
+            self.wake.clear()
+
+
+def reason_of(exc: GatewayError) -> str:
+    """What was wrong, for operators: callers are told less."""
+    return str(exc.__cause__ or "") or str(exc)
+
+
+def forget_series(name: str) -> None:
+    """The metrics of an upstream that is gone, or has another name now."""
+    with suppress(KeyError):
+        UPSTREAM_UP.remove(name)
+    for state in ("all", "busy"):
+        with suppress(KeyError):
+            UPSTREAM_SLOTS.remove(name, state)

@@ -14,10 +14,12 @@ from accounts.callers import Caller
 from accounts.errors import GatewayError
 
 from .cache import Result
+from .errors import Overloaded
 from .events import UNREADABLE
 from .ledger import Row
 from .metrics import FIRST_TOKEN, TOKENS
 from .models import TAKEN_FOR_LOST
+from .queue import Want
 from .readers import Reader
 from .stores import Grant, Lost, Store
 from .usage import NOTHING_KNOWN, Usage
@@ -50,6 +52,7 @@ class Record:
     reader: Reader | None = None
     known: Usage | None = None  # of an answer that came whole
     cache: Result = Result.BYPASS
+    want: Want | None = None  # of an upstream's slot, where it is relayed
 
     def answered(self, status: int, error: str = "") -> None:
         """What the client is told, in the end or, of a stream, so far."""
@@ -69,7 +72,13 @@ class Record:
                 return self.reader.tally.usage
         if self.known is not None:
             return self.known
-        return NOTHING_KNOWN if self.upstream and self.status >= CLIENT_LEFT else Usage()  # refused: nothing was run
+        was_sent = self.want is not None and self.want.sent > 0
+        return NOTHING_KNOWN if was_sent and self.status >= CLIENT_LEFT else Usage()  # refused: nothing was run
+
+    @property
+    def is_free(self) -> bool:
+        """It left the queue, or found no upstream: nothing was done for it."""
+        return self.error == Overloaded.code or (self.want is not None and not self.want.sent)
 
     async def settle(self, store: Store, keep: Callable[[Row], None]) -> None:
         """Count the call, give back what it did not use, and hand its row to the ledger.
@@ -87,7 +96,7 @@ class Record:
         if self.first_token_at is not None:
             first_token.observe(self.first_token_at - self.began)
         try:
-            await store.settle(self.grant, usage.total)
+            await store.settle(self.grant, usage.total, requests=0 if self.is_free else 1)
         except Exception:  # whatever is wrong with the store, the row is not to be lost
             logger.exception("A call could not be settled: %s", self.request_id)
         keep(self.row(usage))
@@ -119,6 +128,8 @@ class Record:
             "completion_tokens": usage.completion,
             "is_estimated": usage.is_estimated,
             "cache": self.cache.value,
+            "is_free": self.is_free,
+            "queue_ms": None if self.want is None else round(self.want.waited * 1000),
             "first_token_ms": milliseconds(self.began, self.first_token_at),
             "total_ms": milliseconds(self.began, perf_counter()),
         }
@@ -144,6 +155,7 @@ def lost_row(lost: Lost) -> Row | None:
         "completion_tokens": lost.tokens - prompt,
         "is_estimated": True,
         "cache": "",
+        "is_free": False,
         "total_ms": 0,
     }
 

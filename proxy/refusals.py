@@ -10,7 +10,7 @@ import orjson
 
 from accounts.errors import GatewayError, InvalidRequest
 
-from .errors import ContextLengthExceeded, NeverSent, UpstreamError
+from .errors import ContextLengthExceeded, StillLoading, UpstreamError
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def refusal_of(error: dict[str, Any], status: int | None = None, level: int = lo
     if status == 400 or (status == 500 and message.startswith(CALLERS_FAULT)):
         return InvalidRequest(f"The llama-server refused the request: {shown or 'no reason given'}")
     if status == 503:
-        return NeverSent("The llama-server is loading its model. Try again shortly.")
+        return StillLoading()
     logger.log(level, "A llama-server answered %s: %r", status, shown)
     if status in (401, 403):
         return UpstreamError("The llama-server does not accept the gateway's own key (LLAMA_API_KEY).")

@@ -1,7 +1,9 @@
 """The way of an admitted call: to an upstream, or another, and its answer back, event by event or folded into one."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import orjson
@@ -11,13 +13,16 @@ from accounts.errors import GatewayError
 from .attempts import Attempt, Errand, Portion
 from .cache.flights import Flight
 from .endings import Endings
-from .errors import BrokenOff, NeverSent, UpstreamError
+from .errors import BrokenOff, NeverSent, StillLoading, UpstreamError, UpstreamTimeout
 from .events import NO_ANSWER, UNREADABLE
+from .members import Lease
 from .metrics import UPSTREAM_ERRORS
-from .pool import Pool, Upstream
+from .queue import SlotQueue, Want
 from .records import Record
 from .telling import Begun, Telling, nothing
 from .upstream import Answer
+
+AFTER_LEAVING = 0.03  # seconds until a llama-server has noticed that it was left: 22 ms were seen
 
 
 class Relay(Telling):
@@ -27,15 +32,22 @@ class Relay(Telling):
     """
 
     def __init__(
-        self, errand: Errand, pool: Pool, endings: Endings, record: Record, flight: Flight | None = None
+        self,
+        errand: Errand,
+        queue: SlotQueue,
+        endings: Endings,
+        record: Record,
+        limit: float,
+        flight: Flight | None = None,
     ) -> None:
         super().__init__(errand, endings, record)
-        self.pool = pool
+        self.queue = queue
+        self.pool = queue.pool
+        self.want = record.want = Want(errand.asked.model, limit, record.tier)
         self.flight = flight
         self.folds = flight is not None or not errand.asked.call.stream
         self.answer: dict[str, Any] = {}  # the whole one, once it is folded
         self.attempt: Attempt | None = None  # the last one
-        self._tried: list[Upstream] = []
         self._broke_off = False
         self._held: Portion = []  # events that are published once the answer has begun
         endings.push_async_callback(self._count_rest)
@@ -45,7 +57,8 @@ class Relay(Telling):
     async def _begin(self) -> Begun:
         """Ask whichever upstream gives an answer.
 
-        Raises UpstreamUnavailable where none is left, and what the one that took the call says against it.
+        Raises Overloaded where none has a slot in time, UpstreamUnavailable where none is left, and what the one that
+        took the call says against it.
         """
         while True:
             try:
@@ -57,11 +70,13 @@ class Relay(Telling):
                 self._give_up_on(exc)
 
     async def _try(self, opened: AsyncExitStack) -> Begun:
-        lease = self.pool.lease(self.errand.asked.model, self._tried)
-        opened.callback(lease.release)
-        self.attempt = Attempt(self.errand, lease.upstream, self.pool.client)
-        self.record.upstream = lease.upstream.name
-        answer = await self.attempt.post()
+        takes_slot = self.errand.endpoint.takes_slot
+        lease = await self.queue.lease(self.want) if takes_slot else self.queue.visit(self.want)
+        opened.push(partial(self._leave, lease))
+        self.attempt = Attempt(self.errand, lease.member, self.pool.client)
+        self.record.upstream = lease.member.name
+        self.want.sent += 1
+        answer = await self._posted(self.attempt)
         opened.push_async_callback(answer.aclose)
         if self.errand.endpoint.reader is None:
             return await self._unstreamed(answer), nothing()
@@ -77,25 +92,49 @@ class Relay(Telling):
             pass
         return part, portions
 
+    async def _posted(self, attempt: Attempt) -> Answer:
+        """An answer that has begun. Whatever a llama-server says, even no, is a sign of life."""
+        try:
+            answer = await attempt.post()
+        except (NeverSent, BrokenOff, UpstreamTimeout):
+            raise
+        except GatewayError:
+            self.pool.answered(attempt.member)
+            raise
+        self.pool.answered(attempt.member)
+        return answer
+
     def _give_up_on(self, exc: NeverSent | BrokenOff) -> None:
         """Note which upstream failed, and raise where the call may not go on to another.
 
         A call that was never sent may; one that an upstream broke off may once, or it could break them all.
         """
         assert self.attempt is not None
-        upstream = self.attempt.upstream
-        self._tried.append(upstream)
+        member = self.attempt.member
+        if not isinstance(exc, StillLoading):
+            self.want.tried.append(member)
         if isinstance(exc, NeverSent):
-            self.pool.mark_down(upstream, str(exc))
+            self.want.sent -= 1
+            self.pool.turned_away(member, exc)
         elif self._broke_off:
             raise exc
         else:
             self._broke_off = True
         if self.flight and self.flight.was_heard:
             raise exc
-        if not self.pool.fit(self.errand.asked.model, self._tried):
+        if not self.pool.may_serve(self.want.model, self.want.tried):
             raise exc
-        UPSTREAM_ERRORS.labels(upstream.name, exc.code).inc()
+        if isinstance(exc, BrokenOff):
+            self.pool.failed(member, str(exc), exc.code)
+
+    def _leave(self, lease: Lease, _: Any, exc: BaseException | None, __: Any) -> None:
+        """Give the slot back. Where an answer was left, the llama-server has it for a moment more."""
+        if self._is_over:
+            self.pool.ended_well(lease.member)
+        if self._is_over or isinstance(exc, GatewayError):
+            lease.release()
+        else:
+            asyncio.get_running_loop().call_later(AFTER_LEAVING, lease.release)
 
     async def _count_rest(self) -> None:
         if self.attempt and self.record.reader:
@@ -140,6 +179,7 @@ class Relay(Telling):
         except UNREADABLE as exc:
             raise UpstreamError(NO_ANSWER) from exc
         self.record.first_token()
+        self._is_over = True
         return orjson.dumps(self.answer)
 
     @contextmanager
@@ -147,6 +187,8 @@ class Relay(Telling):
         try:
             yield
         except GatewayError as exc:
-            if self.attempt is not None and exc.status >= 500:
-                UPSTREAM_ERRORS.labels(self.attempt.upstream.name, exc.code).inc()
+            if self.attempt is not None and isinstance(exc, BrokenOff | UpstreamTimeout):
+                self.pool.failed(self.attempt.member, str(exc), exc.code)
+            elif self.attempt is not None and isinstance(exc, UpstreamError):  # it said so itself, and lives
+                UPSTREAM_ERRORS.labels(self.attempt.member.name, exc.code).inc()
             raise

@@ -13,7 +13,7 @@ from .cache.flights import Abandoned, Flight
 from .endings import Endings
 from .errors import UpstreamError, UpstreamUnavailable
 from .events import NO_ANSWER, UNREADABLE
-from .pool import Pool
+from .queue import SlotQueue
 from .records import Record
 from .relay import Relay
 from .replays import Replay, new_id
@@ -62,14 +62,15 @@ class Terms:
 
     `granted` is what it may ask an upstream for, if it leads. `readmit` has one that was admitted to follow admitted
     anew, to lead, and gives that; it raises what refuses it. `is_current` says whether the model is still served as it
-    was when the call looked. An answer is kept for `ttl` seconds.
+    was when the call looked. It waits for a slot for `limit` seconds, and an answer is kept for `ttl`.
     """
 
-    pool: Pool
+    queue: SlotQueue
     cache: AnswerCache
     granted: Errand
     readmit: Callable[[], Awaitable[Errand]]
     is_current: Callable[[], bool]
+    limit: float
     ttl: float
 
 
@@ -160,7 +161,7 @@ class Sharing(Replaying):
 
     async def _computed(self, flight: Flight) -> Computed:
         endings = Endings()
-        relay = Relay(self.errand, self.terms.pool, endings, self.record, flight)
+        relay = Relay(self.errand, self.terms.queue, endings, self.record, self.terms.limit, flight)
         try:
             whole = await relay.whole()
         finally:

@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
 
@@ -14,20 +16,29 @@ from httpx_aiohttp import AiohttpTransport
 
 from accounts.errors import GatewayError
 
+from .destinations import Destinations
 from .errors import BrokenOff, NeverSent, UpstreamError, UpstreamTimeout
 from .refusals import refusal
 
 ERROR_BYTES = 64 * 1024  # of an error's body that are read at most
+ANYWHERE = Destinations()
+HOST: ContextVar[str] = ContextVar("host")  # that of the URL which a connection is made for
+
+AddrInfo = tuple[Any, Any, int, str, tuple[Any, ...]]  # as getaddrinfo gives them
 
 
 class UpstreamClient:
     """Connections to llama-servers. Headers are built from nothing: a client's never pass."""
 
     def __init__(
-        self, connect_timeout: float, idle_timeout: float, transport: httpx.AsyncBaseTransport | None = None
+        self,
+        connect_timeout: float,
+        idle_timeout: float,
+        destinations: Destinations = ANYWHERE,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.idle_timeout = idle_timeout
-        self._transport = transport or AiohttpTransport(client=new_session)
+        self._transport = transport or AiohttpTransport(client=lambda: new_session(destinations))
         self._extensions = {"timeout": {"connect": connect_timeout, "read": idle_timeout}}
 
     async def aclose(self) -> None:
@@ -60,6 +71,7 @@ class UpstreamClient:
 
     async def _send(self, request: httpx.Request) -> httpx.Response:
         request.extensions = {**request.extensions, **self._extensions}
+        HOST.set(request.url.host)
         async with translated(), asyncio.timeout(self.idle_timeout):  # aiohttp has no limit for sending
             return await self._transport.handle_async_request(request)
 
@@ -100,14 +112,21 @@ class Answer:
         await self._response.aclose()
 
 
-def new_session() -> aiohttp.ClientSession:
-    """A connection for each call, no cookies, no proxies from the environment.
+def new_session(destinations: Destinations) -> aiohttp.ClientSession:
+    """A connection for each call, no cookies, no proxies from the environment, and to none but these destinations.
 
     Connections are not kept: under load a llama-server closes idle ones without a word (docs/decisions/0004), and
     a call that meets such a one fails without anybody knowing whether it was begun.
     """
+
+    def new_socket(address: AddrInfo) -> socket.socket:
+        """The socket of a connection, made when its address is known."""
+        family, kind, protocol, _, where = address
+        destinations.check(HOST.get(), str(where[0]))
+        return socket.socket(family, kind, protocol)
+
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, force_close=True),
+        connector=aiohttp.TCPConnector(limit=0, force_close=True, socket_factory=new_socket),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
         auto_decompress=False,

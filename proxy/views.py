@@ -49,6 +49,7 @@ class Inference(GatedView):
         self.streamed = self.call.stream
         if self.call.dropped:
             self.extra_headers["x-dropped-params"] = self.call.dropped_names
+        await self.gateway.pool.loaded(within=self.longest_wait)
         self.model = self.gateway.pool.resolve(self.call.model, settings.DEFAULT_MODEL, self.gateway.aliases)
         self.ask = self.call.ask(self.tier.max_output_tokens, self.gateway.pool.context(self.model))
         self.body = self.call.body(self.model)
@@ -125,7 +126,7 @@ class Inference(GatedView):
         """Where the answer comes from: what was kept, a flight, or a llama-server for this call alone."""
         assert self.record is not None
         endings: Endings = request._request.endings  # type: ignore[attr-defined]  # a RelayRequest
-        pool, cache = self.gateway.pool, self.gateway.cache
+        queue, cache = self.gateway.queue, self.gateway.cache
         price = Usage(settings.CACHE_HIT_TOKENS)
         if self.result in (Result.HIT, Result.JOINED):
             self.record.known = Usage()  # until it is told
@@ -134,17 +135,23 @@ class Inference(GatedView):
             return Hit(self.shared, endings, self.record, price, self.found)
         granted = self.granted()
         if self.found is None:
-            return Relay(granted, pool, endings, self.record)
+            return Relay(granted, queue, endings, self.record, self.longest_wait)
 
         async def readmit() -> Errand:
             await self.readmit(request, self.full_ask)
             return self.granted()
 
         def is_current() -> bool:
-            return pool.identity(self.model) == self.identity
+            return queue.pool.identity(self.model) == self.identity
 
-        terms = Terms(pool, cache, granted, readmit, is_current, settings.CACHE_TTL)
+        terms = Terms(queue, cache, granted, readmit, is_current, self.longest_wait, settings.CACHE_TTL)
         return Sharing(self.shared, endings, self.record, price, self.found, terms)
+
+    @property
+    def longest_wait(self) -> float:
+        """Seconds that the call may wait for a slot."""
+        of_tier = self.tier.max_queue_seconds
+        return settings.QUEUE_TIMEOUT if of_tier is None else of_tier
 
     def granted(self) -> Errand:
         """What the call was admitted to ask a llama-server for."""

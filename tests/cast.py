@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from accounts.models import ApiKey, Tier, User
 from accounts.tokens import ApiKeyToken, RefreshToken
+from proxy.members import Member, Spec, Told
 
 numbers = itertools.count(1)
 
@@ -49,6 +50,15 @@ def new_tier(requests_a_minute: int | None = None, **fields: Any) -> Tier:
     if requests_a_minute is not None:
         tier.quotas.create(metric="requests", window="minute", limit=requests_a_minute)
     return tier
+
+
+def member(url: str, *models: str, up: bool = True, slots: int = 4, **told: Any) -> Member:
+    """An upstream of a pool that nobody looks at."""
+    made = Member(Spec(url.rsplit("/")[-1], url), Told({model: model for model in models}, slots=slots, **told))
+    made.is_known = True
+    if not up:
+        made.circuit.refused(0, "nobody is there")
+    return made
 
 
 def bearer(token: str) -> dict[str, str]:

@@ -15,9 +15,8 @@ from django.test.utils import setup_databases, teardown_databases
 from pytest_django.plugin import DjangoDbBlocker
 
 from proxy.gateway import gateway
-from proxy.pool import Upstream
 
-from .cast import Person, person
+from .cast import Person, member, person
 from .fake_llama import FakeLlama, Script
 from .servers import LiveGateway, llama_server
 
@@ -91,13 +90,13 @@ def bob(live: LiveGateway) -> Person:
 def served_by(live: LiveGateway) -> Iterator[Callable[..., None]]:
     """Puts other llama-servers, by their URLs, behind the gateway until the end of the test."""
     pool = gateway().pool
-    real = pool.upstreams
+    real = pool.members
 
-    def serve(*urls: str) -> None:
-        pool.upstreams = tuple(Upstream(url, is_up=True, models={MODEL: MODEL}, identity=url) for url in urls)
+    def serve(*urls: str, slots: int = 64) -> None:
+        pool.members = tuple(member(url, MODEL, slots=slots, identity=url) for url in urls)
 
     yield serve
-    pool.upstreams = real
+    pool.members = real
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ def whole(status: str, body: Any) -> bytes:
 
 
 MODELS = {"data": [{"id": "smollm2-135m"}]}
-TOLD = {b"/props": {"model_path": "fake.gguf", "media_marker": "first start"}, b"/lora-adapters": []}
+TOLD = {b"/props": {"model_path": "fake.gguf", "media_marker": "first start", "total_slots": 64}, b"/lora-adapters": []}
 
 
 class FakeLlama:

@@ -120,7 +120,7 @@ def test_a_client_that_stops_reading_gives_its_place_back(fake, soon, bob, live,
     with socket.create_connection(("127.0.0.1", live.port), timeout=10) as wire:
         wire.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         wait_until(lambda: fakes[0].seen, "the call runs")
-        wait_until(lambda: gateway().pool.upstreams[0].in_flight == 0, "the place is free, though the client stays")
+        wait_until(lambda: gateway().pool.members[0].in_flight == 0, "the place is free, though the client stays")
 
 
 @pytest.fixture

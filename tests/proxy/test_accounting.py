@@ -177,4 +177,4 @@ def test_a_prompt_that_was_cut_is_known_as_far_as_it_was_computed(live, llama, b
     recorded(bob, 1)
     row = UsageRecord.objects.get(user=bob.user)
     assert (row.status, row.error, row.completion_tokens, row.is_estimated) == (499, "client_left", 0, True)
-    assert gateway().pool.upstreams[0].in_flight == 0
+    assert gateway().pool.members[0].in_flight == 0

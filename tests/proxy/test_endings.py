@@ -62,7 +62,7 @@ def quiet(live, llama):
     yield
     wait_until(lambda: live.tasks() <= tasks, "no task is left over")
     wait_until(lambda: not busy_slots(llama), "no slot is busy", within=1)
-    assert [upstream.in_flight for upstream in gateway().pool.upstreams] == [0]
+    assert [each.in_flight for each in gateway().pool.members] == [0]
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -163,7 +163,7 @@ def test_a_call_is_settled_once(live, quiet, fake, bob, impatience, begun, endin
                 assert begun.wait(2), "the gateway has seen an event"
             read_until(wire, reads if stream else b"")
             wait_until(lambda: not stream or reads != b"200 OK" or is_blocked(live), "the gateway blocks in a send")
-    wait_until(lambda: gateway().pool.upstreams[0].in_flight == 0, "the place is free", within=1)
+    wait_until(lambda: gateway().pool.members[0].in_flight == 0, "the place is free", within=1)
     wait_until(lambda: connections() == 0, "no connection to a llama-server is left", within=1)
     wait_until(lambda: len(live.server.server_state.connections) <= sockets, "nor one of a client", within=1)
     wait_until(lambda: UsageRecord.objects.filter(user=bob.user).exists(), "the row is written", within=2)

@@ -8,10 +8,10 @@ import pytest
 
 from proxy.gateway import gateway
 from proxy.models import UsageRecord
-from proxy.pool import Upstream
 from proxy.schemas import STREAMED
 from tests import fake_llama as llama
-from tests.conftest import CHAT
+from tests.cast import member, new_tier, person
+from tests.conftest import CHAT, MODEL
 from tests.servers import free_port, wait_until
 
 
@@ -35,9 +35,9 @@ def impatient(live):
 
 
 def dead(pool):
-    upstream = Upstream(f"http://127.0.0.1:{free_port()}", is_up=True, models={"smollm2-135m": "smollm2-135m"})
-    pool.upstreams = (*pool.upstreams, upstream)
-    return upstream
+    gone = member(f"http://127.0.0.1:{free_port()}", MODEL)
+    pool.members = (gone, *pool.members)
+    return gone
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -50,21 +50,32 @@ def test_a_dead_llama_server_is_503_and_tells_when_to_try_again(fake, bob, chat,
 
 def test_a_call_that_did_not_reach_one_llama_server_is_served_by_another(live, bob, chat, llama):
     pool = gateway().pool
-    real = pool.upstreams
+    real = pool.members
     try:
         gone = dead(pool)
-        pool.upstreams = (gone, *real)
         assert chat(bob).status_code == 200
-        assert gone.is_up is False
+        assert not gone.is_up
         assert (gone.in_flight, real[0].in_flight) == (0, 0)
     finally:
-        pool.upstreams = real
+        pool.members = real
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_loading_llama_server_is_503(fake, bob, chat, stream):
-    fake(llama.sends_and_cuts(llama.whole("503 Service Unavailable", llama.LOADING)))
-    assert error_of(chat(bob, stream=stream)) == (503, "upstream_unavailable")
+def test_a_loading_llama_server_is_waited_for(live, fake, bob, chat, stream, together):
+    server = fake(llama.plays(llama.sends_and_cuts(llama.whole("503 Unavailable", llama.LOADING)), llama.sends(*WELL)))
+    own = gateway().pool.members[0]
+    with together(lambda: chat(bob, stream=stream)) as (call,):
+        wait_until(lambda: own.is_loading, "it is known to load")
+        live.run(gateway().pool.look_at(own))
+        assert "Well" in call.result().text
+    assert len(server.seen) == 2
+
+
+def test_one_that_loads_for_longer_than_a_call_may_wait_is_503_and_costs_nothing(fake, chat):
+    fake(llama.sends_and_cuts(llama.whole("503 Unavailable", llama.LOADING)))
+    hasty = person("hasty", new_tier(5, max_queue_seconds=0))
+    responses = [chat(hasty) for _ in range(6)]
+    assert {error_of(each) for each in responses} == {(503, "upstream_unavailable")}
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -238,7 +249,7 @@ def test_a_fault_gives_the_place_at_the_llama_server_back(fake, bob, chat):
     fake(llama.sends_and_cuts(llama.STREAM_HEAD, llama.token("Hi")))
     chat(bob)
     chat(bob, stream=True)
-    assert [upstream.in_flight for upstream in gateway().pool.upstreams] == [0]
+    wait_until(lambda: not gateway().pool.members[0].in_flight, "the place is free", within=1)
 
 
 def test_the_stand_in_streams_as_the_real_one_does(live, llama):

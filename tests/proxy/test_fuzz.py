@@ -85,7 +85,7 @@ def test_any_request_is_answered(live, llama, send, tasks):
     ask()
     wait_until(lambda: not any(slot["is_processing"] for slot in httpx.get(f"{llama}/slots").json()), "no slot is busy")
     wait_until(lambda: live.tasks() <= tasks, "no task is left over")
-    assert [upstream.in_flight for upstream in gateway().pool.upstreams] == [0]
+    assert [each.in_flight for each in gateway().pool.members] == [0]
     print(f"{sum(statuses.values())} requests: {dict(sorted(statuses.items()))}")  # noqa: T201  # for bench/fuzz.py
     assert statuses[200] > REQUESTS / 20
     assert statuses[400] > REQUESTS / 20

@@ -40,6 +40,7 @@ def row(**fields):
         "cached_tokens": 3,
         "completion_tokens": 2,
         "is_estimated": False,
+        "is_free": False,
         "total_ms": 12,
         "streamed": True,
         **fields,
@@ -268,7 +269,7 @@ def test_a_row_says_who_used_what(live, bob, post):
         "enterprise", "chat-completions", "smollm2-135m", 200, "",
     )  # fmt: skip
     assert (row.prompt_tokens, row.completion_tokens) == (usage["prompt_tokens"], usage["completion_tokens"])
-    assert row.upstream == gateway().pool.upstreams[0].name
+    assert row.upstream == gateway().pool.members[0].name
     assert 0 <= row.first_token_ms <= row.total_ms
     assert (row.is_estimated, row.streamed, row.api_key_id) == (False, False, None)
 

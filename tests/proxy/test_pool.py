@@ -5,20 +5,30 @@ import asyncio
 import httpx
 import pytest
 
+from proxy.circuit import State
 from proxy.errors import MissingParameter, ModelNotFound, UpstreamUnavailable
 from proxy.gateway import gateway
-from proxy.pool import Pool, Upstream
+from proxy.members import Member, Spec, Told
+from proxy.pool import Pool
 from proxy.upstream import UpstreamClient
+from tests.cast import member
 from tests.servers import llama_server, wait_until
 
 
-def upstream(name, *models, up=True):
-    return Upstream(f"http://{name}", is_up=up, models={model: model for model in models})
-
-
-def pool(*upstreams, answer=None):
+def pool(*members, answer=None):
     transport = httpx.MockTransport(answer or (lambda request: httpx.Response(503)))
-    return Pool(upstreams, UpstreamClient(1, 1, transport), interval=60)
+    made = Pool(UpstreamClient(1, 1, transport=transport), interval=60)
+    made.members = members
+    return made
+
+
+def new(url="http://a", **fields):
+    """One that was not looked at yet."""
+    return Member(Spec("a", url, **fields))
+
+
+def look_at(of_one):
+    asyncio.run(of_one.look_at(of_one.members[0]))
 
 
 @pytest.mark.parametrize(
@@ -33,60 +43,50 @@ def pool(*upstreams, answer=None):
     ],
 )
 def test_an_alias_names_a_model(name, aliases, model):
-    assert pool(upstream("a", "m", "n")).resolve(name, "", aliases) == model
+    assert pool(member("http://a", "m", "n")).resolve(name, "", aliases) == model
 
 
 @pytest.mark.parametrize("aliases", [{"gpt": "gone"}, {"*": "gone"}, {}])
 def test_an_alias_of_nothing_is_no_model(aliases):
     with pytest.raises(ModelNotFound):
-        pool(upstream("a", "m")).resolve("gpt", "", aliases)
+        pool(member("http://a", "m")).resolve("gpt", "", aliases)
 
 
-def test_the_least_busy_one_that_serves_the_model_takes_the_call():
-    a, b, c = upstream("a", "m"), upstream("b", "m"), upstream("c", "other")
-    of_three = pool(a, b, c)
-    assert [of_three.lease("m", []).upstream for _ in range(4)] == [a, b, a, b]
-
-
-def test_one_that_was_tried_or_is_down_takes_none():
-    a, b = upstream("a", "m"), upstream("b", "m", up=False)
-    with pytest.raises(UpstreamUnavailable):
-        pool(a, b).lease("m", [a])
-
-
-def test_a_released_lease_frees_its_place():
-    of_one = pool(upstream("a", "m"))
-    lease = of_one.lease("m", [])
-    assert lease.upstream.in_flight == 1
-    lease.release()
-    assert lease.upstream.in_flight == 0
+def test_one_that_was_tried_or_is_down_or_serves_other_models_does_not_fit():
+    a, b, c, d = (
+        member("http://a", "m"),
+        member("http://b", "m", up=False),
+        member("http://c", "other"),
+        member("http://d", "m"),
+    )
+    assert pool(a, b, c, d).fit("m", [a]) == [d]
 
 
 def test_a_model_that_nobody_names_is_the_default_or_the_only_one():
-    assert pool(upstream("a", "m")).resolve("", "", {}) == "m"
-    assert pool(upstream("a", "m", "n")).resolve("", "n", {}) == "n"
+    assert pool(member("http://a", "m")).resolve("", "", {}) == "m"
+    assert pool(member("http://a", "m", "n")).resolve("", "n", {}) == "n"
     with pytest.raises(MissingParameter, match="m, n"):
-        pool(upstream("a", "m", "n")).resolve("", "", {})
+        pool(member("http://a", "m", "n")).resolve("", "", {})
 
 
 def test_an_alias_is_resolved_to_the_models_own_name():
-    of_one = pool(Upstream("http://a", is_up=True, models={"m": "m", "nick": "m"}))
+    of_one = pool(member("http://a"))
+    of_one.members[0].told = Told({"m": "m", "nick": "m"})
     assert of_one.resolve("nick", "", {}) == "m"
     assert of_one.models == ["m"]
 
 
 def test_an_unknown_model_is_not_found_while_a_known_one_that_is_down_is_unavailable():
-    down = pool(upstream("a", "m", up=False))
+    down = pool(member("http://a", "m", up=False))
     with pytest.raises(ModelNotFound):
         down.resolve("x", "", {})
     assert down.resolve("m", "", {}) == "m"
-    with pytest.raises(UpstreamUnavailable):
-        down.lease("m", [])
+    assert not down.may_serve("m")
 
 
 def test_before_any_model_is_known_nothing_is_said_of_them():
     with pytest.raises(UpstreamUnavailable):
-        pool(upstream("a")).resolve("x", "", {})
+        pool(member("http://a")).resolve("x", "", {})
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,8 @@ def test_before_any_model_is_known_nothing_is_said_of_them():
 )
 def test_a_look_says_whether_it_is_up(status, body, is_up):
     content = {"text": body} if isinstance(body, str) else {"json": body}
-    of_one = pool(Upstream("http://a"), answer=lambda request: httpx.Response(status, **content))
-    asyncio.run(of_one.look())
+    of_one = pool(new(), answer=lambda request: httpx.Response(status, **content))
+    look_at(of_one)
     assert of_one.is_up is is_up
     assert of_one.models == (["m"] if is_up else [])
 
@@ -110,7 +110,7 @@ def test_a_look_says_whether_it_is_up(status, body, is_up):
 def test_the_key_of_the_llama_server_is_sent_and_nothing_else_of_note():
     seen = []
     answer = lambda request: seen.append(request) or httpx.Response(200, json={"data": []})  # noqa: E731
-    asyncio.run(pool(Upstream("http://a", "k3y"), answer=answer).look())
+    look_at(pool(new(api_key="k3y"), answer=answer))
     assert seen[0].headers["authorization"] == "Bearer k3y"
     assert seen[0].url == "http://a/v1/models"
     assert "cookie" not in seen[0].headers
@@ -121,23 +121,31 @@ def test_a_real_llama_server_that_dies_and_returns_is_seen_to():
         client = UpstreamClient(1, 1)
         with llama_server() as url:
             port = int(url.rsplit(":", 1)[1])
-            of_one = Pool([Upstream(url)], client, 60)
-            await of_one.look()
-            assert of_one.is_up
-        await of_one.look()
-        assert not of_one.is_up
+            of_one = Pool(client, 60)
+            of_one.members = (own,) = (new(url),)
+            await of_one.look_at(own)
+            assert (own.is_up, own.slots, own.told.context) == (True, 4, 2048)
+        await of_one.look_at(own)
+        assert not own.is_up
         with llama_server(port):
-            await of_one.look()
-            assert of_one.is_up
+            await of_one.look_at(own)
+            assert own.circuit.state is State.HALF_OPEN
+            of_one.answered(own)
+            assert own.circuit.state is State.CLOSED
         await client.aclose()
 
     asyncio.run(lives())
 
 
 def test_the_gateway_looks_again_by_itself(live, llama):
-    own = gateway().pool.upstreams[0]
-    own.is_up = False
+    own = gateway().pool.members[0]
+    own.circuit.refused(0, "it was not there")
     wait_until(lambda: own.is_up, "it was looked at")
+    live.run(in_loop(lambda: gateway().pool.answered(own)))
+
+
+async def in_loop(function):
+    function()
 
 
 # -- what answers --------------------------------------------------------------------------------------------------
@@ -167,12 +175,12 @@ def looked_at(*turns, asked=None):
         found = now[request.url.path]
         return httpx.Response(404) if found is None else httpx.Response(200, json=found)
 
-    of_one = pool(upstream("a", up=None), answer=answer)
+    of_one = pool(new(), answer=answer)
 
     async def look():
         for changes in told:
             now.update({**TOLD, **changes})
-            await of_one.look()
+            await of_one.look_at(of_one.members[0])
             yield of_one.identity("m")
 
     async def all_looks():
@@ -247,19 +255,15 @@ def test_adapters_are_asked_for_once_where_there_are_none():
 
 
 def test_several_that_serve_a_model_are_one_identity_together():
-    a, b, c = upstream("a", "m"), upstream("b", "m"), upstream("c", "other")
-    a.identity, b.identity = "x", "y"
-    of_three = pool(a, b, c)
-    both = of_three.identity("m")
-    b.identity = "x"
-    same = of_three.identity("m")
-    b.identity = None
+    def together(*identities, up=(True, True)):
+        members = [member("http://a", "m", up=each, identity=one) for one, each in zip(identities, up, strict=True)]
+        return pool(*members, member("http://c", "other")).identity("m")
+
+    both, same = together("x", "y"), together("x", "x")
     assert len({both, same, None}) == 3
-    assert of_three.identity("m") is None
-    b.is_up = False
-    assert of_three.identity("m") == same
-    a.is_up = False
-    assert of_three.identity("m") is None
+    assert together("x", None) is None
+    assert together("x", None, up=(True, False)) == same
+    assert together("x", None, up=(False, False)) is None
 
 
 def test_a_real_llama_server_has_another_identity_after_a_restart():
@@ -273,7 +277,8 @@ def test_a_real_llama_server_has_another_identity_after_a_restart():
 
 async def identity_at(url):
     client = UpstreamClient(1, 5)
-    of_one = Pool([Upstream(url)], client, interval=60)
-    await of_one.look()
+    of_one = Pool(client, interval=60)
+    of_one.members = (new(url),)
+    await of_one.look_at(of_one.members[0])
     await client.aclose()
     return of_one.identity("smollm2-135m")

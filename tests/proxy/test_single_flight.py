@@ -44,7 +44,7 @@ def cache(request, live, redis, monkeypatch):
     tasks = live.tasks()
     yield gateway().cache
     wait_until(lambda: not gateway().cache._flights, "no flight is left over", within=2)
-    wait_until(lambda: not sum(each.in_flight for each in gateway().pool.upstreams), "all places are free", within=2)
+    wait_until(lambda: not sum(each.in_flight for each in gateway().pool.members), "all places are free", within=2)
     wait_until(lambda: live.tasks() <= tasks, "no task is left over", within=2)
     assert not getattr(store, "_turns", None)
     live.run(store.stop())

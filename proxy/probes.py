@@ -1,0 +1,68 @@
+"""What a llama-server tells of itself when it is asked: its models, slots, context, and what it is that answers.
+
+It is asked for `/v1/models` and `/props` only, and now and then. Both are answered beside the work; reading `/slots` or
+`/metrics` keeps a llama-server from noticing that a client has left.
+"""
+
+from typing import Any
+
+from accounts.errors import GatewayError
+
+from .errors import UpstreamError
+from .identities import identity_of
+from .members import Member, Told
+from .upstream import UpstreamClient
+
+TIMEOUT = 5.0  # seconds that it has for an answer
+MARKER = "media_marker"  # of /props: made anew at each start
+
+
+async def probe(client: UpstreamClient, member: Member) -> Told:
+    """Raises as UpstreamClient.get does: NeverSent, StillLoading, ..."""
+    try:
+        models = (await get(client, member, "/v1/models"))["data"]
+        names = {name: model["id"] for model in models for name in (model["id"], *model.get("aliases", ()))}
+        contexts = [meta_of(model).get("n_ctx") or 0 for model in models]
+    except (KeyError, TypeError, AttributeError) as exc:
+        raise UpstreamError("Its /v1/models is none.") from exc
+    props, adapters = await asked_further(client, member)
+    return Told(
+        models=names,
+        context=max(contexts, default=0) or None,
+        slots=slots_in(props),
+        identity=None if adapters is None else identity_of(models, props, adapters),
+        props=props,
+        adapters=adapters,
+    )
+
+
+async def asked_further(client: UpstreamClient, member: Member) -> tuple[dict[str, Any], Any]:
+    """Its properties, empty where it keeps them to itself, and its adapters, None where it does.
+
+    Adapters are asked for after a start, or where it has some: asking wakes a sleeping one.
+    """
+    before = member.told
+    try:
+        props = dict(await get(client, member, "/props"))
+        if member.is_up and before.adapters == [] and before.props.get(MARKER) == props.get(MARKER):
+            return props, []
+    except (GatewayError, TypeError, ValueError):
+        return {}, None
+    try:
+        return props, None if props.get("is_sleeping") else await get(client, member, "/lora-adapters")
+    except GatewayError:
+        return props, None
+
+
+async def get(client: UpstreamClient, member: Member, path: str) -> Any:
+    return await client.get(member.url + path, member.spec.api_key, TIMEOUT)
+
+
+def slots_in(props: dict[str, Any]) -> int | None:
+    slots = props.get("total_slots")
+    return slots if isinstance(slots, int) and slots > 0 else None
+
+
+def meta_of(model: dict[str, Any]) -> dict[str, Any]:
+    meta = model.get("meta")
+    return meta if isinstance(meta, dict) else {}

@@ -1,0 +1,129 @@
+"""Slots in Redis, and what a worker does while Redis is gone: it gives its share of them, at least one of an upstream.
+
+A worker mirrors the slots that its own calls have. So it goes on counting them when Redis goes, and tells Redis of them
+when that is back, before it asks for more.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from time import monotonic
+
+from accounts.errors import StoreUnavailable
+from proxy.endings import cancelled
+from proxy.stores.connection import StoreDown
+from proxy.stores.shares import Share
+
+from . import Granted, Slots, Ticket, nobody
+from .memory import MemorySlots
+from .redis import ALIVE, RedisSlots
+
+logger = logging.getLogger(__name__)
+
+BEAT = 1.0  # seconds between two signs of life, and between two tries to reach Redis
+
+
+class GuardedSlots(Slots):
+    """RedisSlots that are always answered for. `share` is this worker's, at the moment."""
+
+    def __init__(self, shared: RedisSlots, share: Callable[[], Share]) -> None:
+        self.shared = shared
+        self.alone = MemorySlots(lambda capacity: max(1, share().of(capacity)))
+        self.granted: Granted = nobody
+        self.lost: Callable[[], None] = nobody
+        self.is_up = False
+        self._beat_at = 0.0
+        self._tasks: list[asyncio.Task[None]] = []
+        shared.granted = self._granted_by_redis
+        self.alone.granted = lambda name, url: self.granted(name, url)
+
+    async def start(self) -> None:
+        """Reach Redis, and then keep in touch. Where it cannot be reached it starts all the same, and says so."""
+        await self._turn()
+        if not self.is_up:
+            logger.error("Redis cannot be reached: each worker gives its share of the slots.")
+        self._tasks = [asyncio.create_task(self._run(), name="slots")]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            await cancelled(task)
+        self.shared.stop()
+
+    # -- calls ---------------------------------------------------------------------------------------------------
+
+    async def ask(self, ticket: Ticket) -> int:
+        if self.is_up:
+            try:
+                return await self.shared.ask(ticket)
+            except StoreDown as exc:
+                self._down(exc)
+        return self.alone.put(ticket)
+
+    def leave(self, ticket: Ticket) -> None:
+        self.alone.leave(ticket)
+        if self.is_up:
+            self.shared.leave(ticket)
+
+    def release(self, name: str, url: str) -> None:
+        self.alone.release(name, url)
+        if self.is_up:
+            self.shared.release(name, url)
+
+    async def busy(self, urls: Sequence[str]) -> Mapping[str, int]:
+        try:
+            return await self.shared.busy(urls)
+        except StoreDown as exc:
+            raise StoreUnavailable("Redis, which counts the slots, does not answer.") from exc
+
+    def _granted_by_redis(self, name: str, url: str) -> None:
+        if name not in self.alone.held:
+            self.alone.hold(name, url)
+            self.granted(name, url)
+
+    # -- there and gone ------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while True:
+            listening = asyncio.create_task(self._listen(), name="slots")
+            try:
+                while not listening.done():
+                    await asyncio.wait({listening}, timeout=BEAT)
+                    await self._turn()
+                await asyncio.sleep(BEAT)
+                await self._turn()
+            except Exception:  # it must outlive whatever is wrong with one turn
+                logger.exception("A heartbeat of the slots failed.")
+            finally:
+                await cancelled(listening)
+
+    async def _listen(self) -> None:
+        try:
+            await self.shared.listen()
+        except StoreDown as exc:
+            self._down(exc)
+
+    async def _turn(self) -> None:
+        """One sign of life, or one try to come back to Redis."""
+        try:
+            if not self.shared.is_open:
+                self._down(StoreDown("not connected"))
+                await self.shared.start()
+            has_kept = await self.shared.beat(self.alone.held.items())
+        except StoreDown as exc:
+            self._down(exc)
+            return
+        was_up, is_late = self.is_up, monotonic() - self._beat_at > ALIVE / 1000
+        self._beat_at = monotonic()
+        if not was_up:
+            self.is_up = True
+            self.alone.forget_lines()
+            if self._tasks:
+                logger.warning("Redis counts the slots again.")
+        if not was_up or is_late or not has_kept:
+            self.lost()
+
+    def _down(self, reason: StoreDown) -> None:
+        if self.is_up:
+            self.is_up = False
+            logger.error("Redis does not count the slots (%s): each worker gives its share of them.", reason)
+            self.lost()
