@@ -26,6 +26,7 @@ from proxy.errors import UnknownUrl  # noqa: E402
 from proxy.gateway import gateway  # noqa: E402
 
 from .default_lane import DefaultLane  # noqa: E402
+from .drain import Drain  # noqa: E402
 from .relay_lane import RelayLane  # noqa: E402
 
 logger = logging.getLogger(__name__)
@@ -38,11 +39,16 @@ THREADS_ALONE = 8
 
 
 class Lanes:
-    """Sends each request down its lane, and starts and stops the gateway with the server."""
+    """Sends each request down its lane, and starts and stops the gateway with the server.
 
-    def __init__(self, *, default: Application, relay: Application) -> None:
+    `cut` ends the calls that run, where the end cannot wait for them.
+    """
+
+    def __init__(self, *, default: Application, relay: Application, cut: Callable[[], int]) -> None:
         self.default = default
         self.relay = relay
+        self.cut = cut
+        self.drain = Drain(gateway(), cut)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -50,9 +56,9 @@ class Lanes:
         elif scope["type"] != "http":
             await send({"type": "websocket.close"})
         elif scope["path"].startswith(RELAY_PATHS):
-            await self.relay(scope, receive, send)
+            await self.relay(scope, receive, self.drain.closing(send))
         else:
-            await self.default(scope, receive, send)
+            await self.default(scope, receive, self.drain.closing(send))
 
     async def live(self, receive: Any, send: Any) -> None:
         """The ASGI lifespan: check the settings, start, wait for the end, stop."""
@@ -66,10 +72,13 @@ class Lanes:
             await send({"type": "lifespan.startup.failed", "message": f"The settings are dangerous.\n{sentences}"})
             return
         await gateway().start()
+        self.drain = Drain(gateway(), self.cut)
+        self.drain.start()
         gc.collect()
         gc.freeze()  # what is loaded now stays: a full collection would stop all streams for as long as it looks at it
         await send({"type": "lifespan.startup.complete"})
         await receive()
+        await self.drain.stop()
         await gateway().stop()
         await send({"type": "lifespan.shutdown.complete"})
 
@@ -96,11 +105,12 @@ def only(path: str, lane: Application) -> Application:
 
 def lanes(which: str) -> Lanes:
     """The lanes that LANES asks for: both, relay or default. Health and metrics are every process's own."""
+    relay = RelayLane()
     if which == "relay":
-        return Lanes(relay=RelayLane(), default=only("/metrics", DefaultLane(THREADS_BESIDE_RELAY)))
+        return Lanes(relay=relay, default=only("/metrics", DefaultLane(THREADS_BESIDE_RELAY)), cut=relay.cut)
     if which == "default":
-        return Lanes(relay=only("/health", RelayLane()), default=DefaultLane(THREADS_ALONE))
-    return Lanes(relay=RelayLane(), default=DefaultLane(THREADS_BESIDE_RELAY))
+        return Lanes(relay=only("/health", relay), default=DefaultLane(THREADS_ALONE), cut=relay.cut)
+    return Lanes(relay=relay, default=DefaultLane(THREADS_BESIDE_RELAY), cut=relay.cut)
 
 
 application = lanes(settings.LANES)

@@ -21,7 +21,7 @@ from django.urls import get_resolver
 from django.utils.module_loading import import_string
 
 from proxy.answers import EventStream, answer_to, asgi_start, send_whole
-from proxy.endings import Endings
+from proxy.endings import CUT, Endings
 from proxy.errors import RequestTimeout, RequestTooLarge
 
 from .heartbeat import Heartbeat
@@ -45,6 +45,7 @@ class RelayRequest(ASGIRequest):
         self.receive = receive
         self.endings = Endings()
         self.client_left = False
+        self.was_cut = False  # since the gateway stops
         self.task: asyncio.Task[Any] | None = None  # what is cancelled when the client leaves
         self.began = perf_counter()
 
@@ -99,9 +100,26 @@ class RelayRequest(ASGIRequest):
         self.client_left = True
         self.task.cancel()
 
+    def cut(self) -> None:
+        """End the request, since the gateway stops. Its client is told, if there still is a way."""
+        assert self.task is not None
+        self.was_cut = True
+        self.task.cancel(CUT)
+
 
 class RelayLane(ASGIHandler):
     """ASGI from end to end. RELAY_MIDDLEWARE is its list of middleware, outermost first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.running: set[RelayRequest] = set()
+
+    def cut(self) -> int:
+        """End all calls that run. Gives how many there were."""
+        cut = [request for request in self.running if request.task is not None]
+        for request in cut:
+            request.cut()
+        return len(cut)
 
     def load_middleware(self, is_async: bool = True) -> None:
         handler: Any = self.call_view
@@ -111,15 +129,17 @@ class RelayLane(ASGIHandler):
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:  # type: ignore[override]
         request = RelayRequest(scope, receive)
+        self.running.add(request)
         try:
             response = await self._middleware_chain(request)
             await self.send(request, response, send)
         except RequestAborted:
             pass
         except asyncio.CancelledError:
-            if not request.client_left:
+            if not (request.client_left or request.was_cut):
                 raise
         finally:
+            self.running.discard(request)
             await request.endings.unwind()
 
     async def call_view(self, request: RelayRequest) -> HttpResponseBase:

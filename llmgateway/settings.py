@@ -61,6 +61,10 @@ CACHE_HIT_TOKENS = env.int("CACHE_HIT_TOKENS", 0)  # charged for an answer from 
 # -- The ledger -----------------------------------------------------------------------------------------------
 LEDGER_MAX_ROWS = env.int("LEDGER_MAX_ROWS", 50_000)  # that wait in memory while the database is gone, 1 KB each
 
+# -- The end of a process -------------------------------------------------------------------------------------
+DRAIN_NOTICE = env.float("DRAIN_NOTICE", 0.0)  # seconds between not being ready and refusing what waits
+DRAIN_TIMEOUT = env.float("DRAIN_TIMEOUT", 60.0)  # seconds that running calls have to end
+
 # -- Metrics --------------------------------------------------------------------------------------------------
 METRICS_TOKEN = env.str("METRICS_TOKEN", "")
 METRICS_ALLOW = env.networks("METRICS_ALLOW", "127.0.0.0/8,::1")

@@ -4,6 +4,17 @@ import asyncio
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
+CUT = "The gateway stops."  # the message of a cancellation that a client can still be told of
+
+
+def was_cut(exc: asyncio.CancelledError) -> bool:
+    """Whether a task was cancelled so, and then it goes on, to say so."""
+    task = asyncio.current_task()
+    if exc.args != (CUT,) or task is None:
+        return False
+    task.uncancel()
+    return True
+
 
 class Endings(AsyncExitStack):
     """An exit stack that is unwound once, on the event loop, to its end, whoever cancels meanwhile."""

@@ -19,6 +19,7 @@ GatewayError (accounts/errors.py)
 ├── UpstreamError            502 upstream_error
 │   └── BrokenOff                (the connection broke; what came so far may be less than all)
 ├── Overloaded               503 overloaded
+├── Stopping                     (503 overloaded; the gateway is about to stop)
 ├── UpstreamUnavailable      503 upstream_unavailable
 │   └── NeverSent                (another llama-server may take it)
 │       └── StillLoading             (and so may this one, soon)
@@ -135,6 +136,15 @@ class Overloaded(GatewayError):
     status = 503
     code = "overloaded"
     sentence = "All slots are busy. Try again later."
+    retry_after = 1
+
+
+class Stopping(GatewayError):
+    """The gateway is about to stop, and the call was not begun, or had not ended in time."""
+
+    status = 503
+    code = "overloaded"
+    sentence = "This gateway is about to stop. Try again: another one takes the call."
     retry_after = 1
 
 

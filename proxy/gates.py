@@ -5,6 +5,7 @@ asynchronous throttle admits everybody. Hence every policy class of a view here 
 and exactly one throttle may charge. A view that breaks this is refused when it is defined.
 """
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from inspect import iscoroutinefunction
@@ -24,8 +25,8 @@ from . import envelopes
 from .admission import lease_of, meters_for, refusal
 from .answers import Envelope, answer_to, error_of
 from .cache import Result
-from .endings import Endings
-from .errors import MethodNotAllowed
+from .endings import Endings, was_cut
+from .errors import MethodNotAllowed, Stopping
 from .gateway import Gateway, gateway
 from .rates import rate_headers
 from .records import Record
@@ -91,6 +92,10 @@ class GatedView(APIView):
                 self.record.answered(response.status_code)
         except RequestAborted:
             raise
+        except asyncio.CancelledError as exc:
+            if not was_cut(exc):
+                raise
+            response = await self.refused(Stopping())
         except Exception as exc:
             response = await self.refused(error_of(exc, request))
         for name, value in self.extra_headers.items():

@@ -59,6 +59,7 @@ class Gateway:
 
     def __init__(self) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None  # while it is alive
+        self.is_stopping = False
         self.store = new_store()
         self.cache = AnswerCache(new_answer_store())
         self.snapshot = Snapshot(settings.SNAPSHOT_MAX_STALE)
@@ -82,6 +83,7 @@ class Gateway:
         self.history = History()
         self.admission = self._new_admission()
         self.loop = asyncio.get_running_loop()
+        self.is_stopping = False
         await self.store.start()
         await self.cache.start()
         await self.queue.slots.start()

@@ -32,6 +32,8 @@ class Ready(Health):
     """200 while calls can be admitted and served. What balances load should ask this."""
 
     def problem(self) -> str | None:
+        if self.gateway.is_stopping:
+            return "This process is about to stop."
         try:
             _ = self.gateway.snapshot.policies
         except StoreUnavailable:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from time import monotonic
 
-from .errors import Overloaded, StillLoading, UpstreamUnavailable
+from .errors import Overloaded, StillLoading, Stopping, UpstreamUnavailable
 from .members import Lease, Member
 from .metrics import QUEUE_DEPTH, QUEUE_WAIT, REJECTIONS, UPSTREAM_SLOTS
 from .pool import Pool
@@ -22,8 +22,6 @@ from .slots import Slots, Ticket
 logger = logging.getLogger(__name__)
 
 LONGEST_ADVICE = 600  # seconds that anybody is told to wait
-STOPPING = "This gateway is about to stop. Try again: another one takes the call."
-LEAVES_WITHIN = 1  # seconds
 
 
 @dataclass(slots=True, eq=False)
@@ -96,7 +94,7 @@ class SlotQueue:
         """From now on nobody waits: a call gets a slot that is free, or none."""
         self.is_closing = True
         for waiting in list(self._waiting.values()):
-            refuse(waiting, Overloaded(STOPPING, retry_after=LEAVES_WITHIN))
+            refuse(waiting, Stopping())
 
     def ask_again(self) -> None:
         """Look at all who wait once more: other upstreams may take them now."""
@@ -132,7 +130,7 @@ class SlotQueue:
         left = want.limit - want.waited
         estimate = self._estimate(want, ahead)
         if self.is_closing:
-            raise Overloaded(STOPPING, retry_after=LEAVES_WITHIN)
+            raise Stopping
         if left <= 0 and not self._places(want):
             raise UpstreamUnavailable(StillLoading.sentence)
         if estimate > left or left <= 0:

@@ -78,7 +78,9 @@ class Record:
     @property
     def is_free(self) -> bool:
         """It left the queue, or found no upstream: nothing was done for it."""
-        return self.error == Overloaded.code or (self.want is not None and not self.want.sent)
+        if self.want is None:  # told from the cache, or with somebody else: perhaps with their refusal
+            return self.error == Overloaded.code
+        return not self.want.sent
 
     async def settle(self, store: Store, keep: Callable[[Row], None]) -> None:
         """Count the call, give back what it did not use, and hand its row to the ledger.

@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager, nullcontext
 from accounts.errors import GatewayError
 
 from .attempts import Errand, Portion, Portions
-from .endings import Endings, cancelled
-from .errors import UpstreamError
+from .endings import Endings, cancelled, was_cut
+from .errors import Stopping, UpstreamError
 from .events import COMMENT, NO_ANSWER, UNREADABLE
 from .readers import Reader
 from .records import Record
@@ -89,6 +89,10 @@ class Telling(ABC):
                 yield part
         except GatewayError as exc:
             yield self._error_event(exc)
+        except asyncio.CancelledError as exc:
+            if not was_cut(exc):
+                raise
+            yield self._error_event(Stopping())
         except Exception:
             logger.exception("A stream failed.")
             yield self._error_event(GatewayError())

@@ -45,14 +45,15 @@ def whole(status: str, body: Any) -> bytes:
 
 
 MODELS = {"data": [{"id": "smollm2-135m"}]}
-TOLD = {b"/props": {"model_path": "fake.gguf", "media_marker": "first start", "total_slots": 64}, b"/lora-adapters": []}
+TOLD: dict[bytes, Any] = {b"/props": {"model_path": "fake.gguf", "media_marker": "first start"}, b"/lora-adapters": []}
 
 
 class FakeLlama:
     """Listens on a thread of its own, and plays a script for each request. `seen` holds the bodies that came."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, slots: int = 64) -> None:
         self.script = script
+        self.told = {**TOLD, b"/props": {**TOLD[b"/props"], "total_slots": slots}}
         self.seen: list[dict[str, Any]] = []
         self.gone = threading.Event()  # set when a client has left a script that waits for that
         self.loop = asyncio.new_event_loop()
@@ -80,7 +81,7 @@ class FakeLlama:
         try:
             while head := (await reader.readuntil(b"\r\n\r\n")).lower():
                 if head.startswith(b"get"):
-                    writer.write(whole("200 OK", TOLD.get(head.split(b" ")[1], MODELS)))
+                    writer.write(whole("200 OK", self.told.get(head.split(b" ")[1], MODELS)))
                     continue
                 length = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
                 self.seen.append(json.loads(await reader.readexactly(length)))
