@@ -77,4 +77,5 @@ async def main() -> None:
     await server.serve_forever()
 
 
-uvloop.run(main())
+if __name__ == "__main__":
+    uvloop.run(main())
