@@ -1,11 +1,13 @@
 """A llama-server stand-in that counts: how many calls it has at once, and how long a slot is idle between two.
 
-Usage: counting_llama.py PORT SLOTS SECONDS. Each call holds a slot for so many seconds, in 10 events. GET /stats tells
+Usage: counting_llama.py PORT SLOTS SECONDS. Each call holds a slot for so many seconds, a fifth
+more or less, and tells 10 events. GET /stats tells
 what was seen since the last GET /reset. A client that leaves frees its slot at once.
 """
 
 import asyncio
 import json
+import random
 import sys
 import time
 from collections import deque
@@ -63,9 +65,10 @@ async def work(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
     leaving = asyncio.create_task(reader.read(1))
     try:
         writer.write(STREAM_HEAD)
+        seconds = SECONDS * random.uniform(0.8, 1.2)
         for _ in range(EVENTS):
             writer.write(TOKEN)
-            await asyncio.wait({leaving}, timeout=SECONDS / EVENTS)
+            await asyncio.wait({leaving}, timeout=seconds / EVENTS)
             if leaving.done():
                 seen.left += 1
                 raise ConnectionError

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 FIRST_LOOK = 2.0  # seconds that a start waits for the first look at the upstreams
 JITTER = 0.2  # of the time between two looks, so that workers do not look in step
 LOADING_INTERVAL = 0.3  # seconds between two looks at one that loads its model
+spread = random.Random()  # noqa: S311  # no secret hangs on it
 SOONEST = 0.2  # seconds between two looks, whatever happens
 
 
@@ -259,7 +260,7 @@ class Watch:
             await asyncio.sleep(SOONEST)
             every = LOADING_INTERVAL if self.member.is_loading else self.pool.interval
             with suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, every * random.uniform(1 - JITTER, 1 + JITTER) - SOONEST)):  # noqa: S311  # no secret
+                async with asyncio.timeout(max(0.0, every * spread.uniform(1 - JITTER, 1 + JITTER) - SOONEST)):
                     await self.wake.wait()
             self.wake.clear()
 

@@ -70,6 +70,12 @@ class SlotQueue:
         Raises Overloaded where that takes longer than it may wait, at once if that can be told, and UpstreamUnavailable
         where no upstream can take it, now or soon.
         """
+        while (lease := await self._turn(want)) is None:
+            pass
+        return lease
+
+    async def _turn(self, want: Want) -> Lease | None:
+        """Stand in line, once. None where the upstream went away in the moment that it would have taken the call."""
         name = f"{self._worker}:{next(self._numbers)}"
         ticket = Ticket(name, want.model, self._places(want), want.rank)
         waiting = self._waiting[name] = Waiting(want, ticket, asyncio.get_running_loop().create_future())
@@ -81,6 +87,9 @@ class SlotQueue:
             if not waiting.slot.done():
                 await self._wait(waiting, ahead)
             lease = self._begun(waiting, waiting.slot.result())
+            if lease is None:
+                self._give_up(waiting)
+                return None
             QUEUE_WAIT.labels(want.tier).observe(want.waited + monotonic() - began)
             return lease
         except BaseException:
@@ -198,11 +207,11 @@ class SlotQueue:
         else:
             self.slots.leave(waiting.ticket)
 
-    def _begun(self, waiting: Waiting, url: str) -> Lease:
+    def _begun(self, waiting: Waiting, url: str) -> Lease | None:
         want, name, began = waiting.want, waiting.ticket.name, monotonic()
         member = self._member(url)
         if member is None:
-            raise UpstreamUnavailable
+            return None
         service = self._services.setdefault(want.model, Service())
         service.begin(began)
         count_busy(member, 1)

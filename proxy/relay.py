@@ -48,6 +48,7 @@ class Relay(Telling):
         self.folds = flight is not None or not errand.asked.call.stream
         self.answer: dict[str, Any] = {}  # the whole one, once it is folded
         self.attempt: Attempt | None = None  # the last one
+        self._lease: Lease | None = None  # its slot
         self._broke_off = False
         self._held: Portion = []  # events that are published once the answer has begun
         endings.push_async_callback(self._count_rest)
@@ -71,7 +72,7 @@ class Relay(Telling):
 
     async def _try(self, opened: AsyncExitStack) -> Begun:
         takes_slot = self.errand.endpoint.takes_slot
-        lease = await self.queue.lease(self.want) if takes_slot else self.queue.visit(self.want)
+        lease = self._lease = await self.queue.lease(self.want) if takes_slot else self.queue.visit(self.want)
         opened.push(partial(self._leave, lease))
         self.attempt = Attempt(self.errand, lease.member, self.pool.client)
         self.record.upstream = lease.member.name
@@ -126,6 +127,12 @@ class Relay(Telling):
             raise exc
         if isinstance(exc, BrokenOff):
             self.pool.failed(member, str(exc), exc.code)
+
+    def _note(self, events: Portion, *, has_begun: bool) -> None:
+        super()._note(events, has_begun=has_begun)
+        if self._is_over and self._lease:  # whoever waits for the slot goes first, before this answer is told
+            self.pool.ended_well(self._lease.member)
+            self._lease.release()
 
     def _leave(self, lease: Lease, _: Any, exc: BaseException | None, __: Any) -> None:
         """Give the slot back. Where an answer was left, the llama-server has it for a moment more."""

@@ -137,7 +137,19 @@ def test_one_module_knows_each_vendor(vendor, modules):
 
 def test_the_walk_through_a_request_passes_every_file_on_its_way():
     """All modules of the relay lane but those that wire, configure or describe."""
-    aside = {"apps", "checks", "counters", "gateway", "health", "metrics", "models", "admin", "upstream_admin", "encryption", "__init__"}
+    aside = {
+        "apps",
+        "checks",
+        "counters",
+        "gateway",
+        "health",
+        "metrics",
+        "models",
+        "admin",
+        "upstream_admin",
+        "encryption",
+        "__init__",
+    }
     own, cache = (ROOT / "proxy").glob("*.py"), (ROOT / "proxy" / "cache").glob("*.py")
     way = [path.relative_to(ROOT) for path in sorted([*own, *cache]) if path.stem not in {*aside, "wire"}]
     missing = [str(path) for path in way if f"`{path}`" not in REQUEST]
