@@ -21,6 +21,7 @@ from .redis import ALIVE, RedisSlots
 logger = logging.getLogger(__name__)
 
 BEAT = 1.0  # seconds between two signs of life, and between two tries to reach Redis
+GRACE = 2.5  # seconds in which a Redis that does not answer is waited for: a busy machine may only have been slow
 
 
 class GuardedSlots(Slots):
@@ -28,11 +29,14 @@ class GuardedSlots(Slots):
 
     def __init__(self, shared: RedisSlots, share: Callable[[], Share]) -> None:
         self.shared = shared
-        self.alone = MemorySlots(lambda capacity: max(1, share().of(capacity)))
+        self.share = share
+        self.alone = MemorySlots(self._part_of)
         self.granted: Granted = nobody
         self.lost: Callable[[], None] = nobody
         self.is_up = False
         self._beat_at = 0.0
+        self._alone_from = 0.0  # of monotonic(): when Redis has been gone for too long
+        self._owed: dict[str, str] = {}  # slots that were given back while Redis was gone
         self._tasks: list[asyncio.Task[None]] = []
         shared.granted = self._granted_by_redis
         self.alone.granted = lambda name, url: self.granted(name, url)
@@ -68,6 +72,12 @@ class GuardedSlots(Slots):
         self.alone.release(name, url)
         if self.is_up:
             self.shared.release(name, url)
+        else:
+            self._owed[name] = url
+
+    def _part_of(self, capacity: int) -> int:
+        """What this worker gives of an upstream's slots while Redis is gone: at first nothing beyond what it has."""
+        return max(1, self.share().of(capacity)) if monotonic() >= self._alone_from else 0
 
     async def busy(self, urls: Sequence[str]) -> Mapping[str, int]:
         try:
@@ -111,12 +121,18 @@ class GuardedSlots(Slots):
             has_kept = await self.shared.beat(self.alone.held.items())
         except StoreDown as exc:
             self._down(exc)
+            if self._beat_at < self._alone_from <= monotonic():  # from now on it gives its share
+                self._beat_at = monotonic()
+                self.lost()
             return
         was_up, is_late = self.is_up, monotonic() - self._beat_at > ALIVE / 1000
         self._beat_at = monotonic()
         if not was_up:
             self.is_up = True
             self.alone.forget_lines()
+            for name, url in self._owed.items():
+                self.shared.release(name, url)
+            self._owed = {}
             if self._tasks:
                 logger.warning("Redis counts the slots again.")
         if not was_up or is_late or not has_kept:
@@ -125,5 +141,6 @@ class GuardedSlots(Slots):
     def _down(self, reason: StoreDown) -> None:
         if self.is_up:
             self.is_up = False
+            self._alone_from = monotonic() + GRACE
             logger.error("Redis does not count the slots (%s): each worker gives its share of them.", reason)
             self.lost()
