@@ -74,7 +74,7 @@ async def work(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
                 raise ConnectionError
     finally:
         leaving.cancel()
-        with suppress(asyncio.CancelledError):
+        with suppress(asyncio.CancelledError, ConnectionError):
             await leaving
         Slots.running -= 1
         Slots.began.remove(began)

@@ -43,6 +43,7 @@ class GuardedSlots(Slots):
 
     async def start(self) -> None:
         """Reach Redis, and then keep in touch. Where it cannot be reached it starts all the same, and says so."""
+        self._alone_from = monotonic() + GRACE
         await self._turn()
         if not self.is_up:
             logger.error("Redis cannot be reached: each worker gives its share of the slots.")
