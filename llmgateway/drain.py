@@ -9,6 +9,7 @@ uvicorn tells an application of its end last, when all connections are gone, so 
 
 import asyncio
 import logging
+import math
 import signal
 import threading
 from collections.abc import Callable
@@ -22,6 +23,8 @@ from proxy.gateway import Gateway
 
 logger = logging.getLogger(__name__)
 
+CUT_EVERY = 0.5  # seconds
+LAST_MOMENT = 3.0  # seconds that connections have to end when their calls were cut
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 Message = dict[str, Any]
@@ -74,7 +77,9 @@ class Drain:
         self.gateway.queue.close()
         self._stop_server(number, frame)
         await asyncio.sleep(settings.DRAIN_TIMEOUT)
-        self._cut()
+        while True:  # until the server has ended: a body that was still on its way may have come
+            self._cut()
+            await asyncio.sleep(CUT_EVERY)
 
     def _cut(self) -> None:
         if cut := self.cut():
@@ -84,11 +89,13 @@ class Drain:
         """Have the server close its listeners, and end when its connections have.
 
         uvicorn's own handler would raise the signal again at the very end, and a killed process is no clean end.
+        Whatever keeps a connection open after all is not waited for.
         """
         handler = self._before.get(number)
         server: Any = getattr(handler, "__self__", None)
         if hasattr(server, "should_exit"):
             server.should_exit = True
+            server.config.timeout_graceful_shutdown = math.ceil(settings.DRAIN_TIMEOUT + LAST_MOMENT)
         elif callable(handler):
             handler(number, frame)
 

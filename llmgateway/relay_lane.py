@@ -116,7 +116,7 @@ class RelayLane(ASGIHandler):
 
     def cut(self) -> int:
         """End all calls that run. Gives how many there were."""
-        cut = [request for request in self.running if request.task is not None]
+        cut = [request for request in self.running if request.task is not None and not request.was_cut]
         for request in cut:
             request.cut()
         return len(cut)

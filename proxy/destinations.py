@@ -18,6 +18,8 @@ FORBIDDEN = tuple(
             "169.254.0.0/16",  # link-local: most clouds' metadata
             "fe80::/10",
             "fd00:ec2::/32",  # AWS
+            "fd20:ce::254/128",  # Google Cloud
+            "fd00:c1::a9fe:a9fe/128",  # Oracle Cloud
             "100.100.100.200/32",  # Alibaba Cloud
             "168.63.129.16/32",  # Azure
             "192.0.0.192/32",  # Oracle Cloud
@@ -26,7 +28,7 @@ FORBIDDEN = tuple(
         ),
     )
 )
-NAT64 = ip_network("64:ff9b::/96")
+EMBEDDING = tuple(map(ip_network, ("64:ff9b::/96", "64:ff9b:1::/48", "::/96")))  # IPv4 in the last bits: NAT64, old
 
 
 class Forbidden(OSError):
@@ -71,9 +73,10 @@ def plain(address: Address) -> Address:
     """The IPv4 address that one of IPv6 stands for, if it does."""
     if isinstance(address, IPv4Address):
         return address
-    if address in NAT64:
+    if any(address in network for network in EMBEDDING) and int(address) > 1:
         return IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.ipv4_mapped or address.sixtofour or address
+    teredo = address.teredo[1] if address.teredo else None
+    return address.ipv4_mapped or address.sixtofour or teredo or address
 
 
 def problem_with(base_url: str) -> str | None:

@@ -32,7 +32,7 @@ def encrypted(text: str) -> str:
 def decrypted(token: str) -> str:
     try:
         return box(settings.FIELD_ENCRYPTION_KEYS).decrypt(token).decode()
-    except InvalidToken:
+    except (InvalidToken, ValueError):
         return Unreadable(token)
 
 

@@ -114,7 +114,7 @@ class SlotQueue:
     def ask_anew(self) -> None:
         """The lines are lost: put all who wait in new ones, in order of arrival."""
         for waiting in self._waiting.values():
-            waiting.ticket.rank = None
+            waiting.ticket.rank = waiting.want.rank = None
         self.ask_again()
 
     def visit(self, want: Want) -> Lease:
@@ -182,7 +182,10 @@ class SlotQueue:
                     refuse(waiting, exc)
                     continue
                 waiting.ticket.places = self._places(waiting.want)
-                await self.slots.ask(waiting.ticket)
+                try:
+                    await self.slots.ask(waiting.ticket)
+                except Exception:  # one fault must not keep the others from being asked for
+                    logger.exception("A call that waits could not be put in line again.")
 
     # -- slots ---------------------------------------------------------------------------------------------------
 

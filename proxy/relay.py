@@ -71,6 +71,7 @@ class Relay(Telling):
                 self._give_up_on(exc)
 
     async def _try(self, opened: AsyncExitStack) -> Begun:
+        self._is_over = False
         takes_slot = self.errand.endpoint.takes_slot
         lease = self._lease = await self.queue.lease(self.want) if takes_slot else self.queue.visit(self.want)
         opened.push(partial(self._leave, lease))
@@ -164,6 +165,7 @@ class Relay(Telling):
             if not self._is_over:
                 return b""
             if not self.reader.is_complete:
+                self._is_over = False
                 raise BrokenOff("The llama-server ended its answer without a finish reason.")
             self.answer = self.reader.answer
             return orjson.dumps(self.answer)

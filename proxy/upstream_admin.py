@@ -45,6 +45,9 @@ class UpstreamForm(forms.ModelForm):
     def clean_base_url(self) -> str:
         return checked_url(self.cleaned_data["base_url"])
 
+    def clean_new_key(self) -> str:
+        return checked_key(self.cleaned_data["new_key"])
+
 
 class RedirectForm(forms.ModelForm):
     new_key = forms.CharField(label="API key there", required=False, widget=KeyInput)
@@ -59,6 +62,16 @@ class RedirectForm(forms.ModelForm):
         if "base_url" not in self.changed_data:
             raise forms.ValidationError("It is there already.")
         return url
+
+    def clean_new_key(self) -> str:
+        return checked_key(self.cleaned_data["new_key"])
+
+
+def checked_key(key: str) -> str:
+    """A key that can be sent in a header."""
+    if not (key.isascii() and key.isprintable()):
+        raise forms.ValidationError("A key is made of letters, digits and signs, without others than those of ASCII.")
+    return key
 
 
 def checked_url(url: str) -> str:
@@ -173,8 +186,9 @@ class UpstreamAdmin(admin.ModelAdmin):
         was = upstream.base_url
         form = RedirectForm(request.POST or None, instance=upstream)
         if request.method == "POST" and form.is_valid():
-            upstream.api_key = form.cleaned_data["new_key"]
             form.save()
+            upstream.api_key = form.cleaned_data["new_key"]
+            upstream.save(update_fields=["api_key"])
             self.log_change(request, upstream, f"Redirected from {was} to {upstream.base_url}. Its API key is gone.")
             messages.success(request, f"{upstream} leads to {upstream.base_url} now. {HOLDS_WITHIN}")
             return HttpResponseRedirect(reverse("admin:proxy_upstream_change", args=[pk]))

@@ -34,6 +34,8 @@ class MemorySlots(Slots):
 
     def put(self, ticket: Ticket) -> int:
         """The same, at once."""
+        if ticket.name in self.held:
+            return 0
         self.leave(ticket)
         if ticket.rank is None:
             ticket.rank = next(self._ranks)

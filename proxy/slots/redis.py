@@ -72,7 +72,10 @@ class RedisSlots:
         return int(ahead or 0)
 
     def leave(self, ticket: Ticket) -> None:
+        """It may have been granted a slot in this moment, by a reply that nobody reads any more."""
         self._tell(LEAVE, ticket.model, ticket.name)
+        for url in ticket.places:
+            self._tell(RELEASE, url, ticket.name)
 
     def release(self, name: str, url: str) -> None:
         self._tell(RELEASE, url, name)
@@ -107,6 +110,7 @@ class RedisSlots:
         try:
             return await self._send(script, *args)
         except Refused as exc:
+            self.stop()  # it may have lost its scripts: a new start tells it of them
             raise StoreDown(str(exc)) from exc
 
     def _tell(self, script: Script, *args: Any) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import threading
 from contextlib import ExitStack
 
@@ -99,3 +100,17 @@ def test_what_does_not_end_in_time_is_cut_and_told_so(begun, together, stream):
     assert worker.process.wait(20) == 0
     row = UsageRecord.objects.get(user=dave.user)
     assert (row.error, row.is_free, row.completion_tokens) == ("overloaded", False, 1)
+
+
+def test_a_body_that_comes_late_does_not_hold_up_the_end(begun):
+    worker, _, _ = begun(DRAIN_TIMEOUT="0.5")
+    body = json.dumps({**CHAT, "stream": True}).encode()
+    head = "".join(f"{name}: {value}\r\n" for name, value in person("erin").headers.items())
+    with socket.create_connection(("127.0.0.1", worker.port)) as client:
+        request = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\n{head}Content-Length: {len(body)}\r\n\r\n"
+        client.sendall(request.encode() + body[:10])
+        wait_until(lambda: "api_requests_total" in httpx.get(f"{worker.url}/metrics").text, "the head has come")
+        worker.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: status(worker, "/health/live") is None, "it does not listen any more")
+        wait_until(lambda: client.send(body[10:]) and True, "the rest is sent")
+        assert worker.process.wait(15) == 0

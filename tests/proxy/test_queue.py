@@ -234,7 +234,7 @@ def row_of(someone):
 def test_a_call_waits_for_the_slot_and_its_wait_is_in_the_ledger(one_slot, gate, chat, together, stream):
     first, second = person("first"), person("second")
     with together(lambda: chat(first), lambda: chat(second, stream=stream)) as calls:
-        wait_until(lambda: len(gateway().queue._waiting) == 1, "one of them waits")
+        wait_until(lambda: len(gateway().queue._waiting) == 1 and one_slot.seen, "one of them runs, and one waits")
         assert len(one_slot.seen) == 1
         gate.set()
         assert [each.result().status_code for each in calls] == [200, 200]

@@ -264,3 +264,56 @@ def test_a_redis_that_has_lost_its_memory_gives_nothing_before_workers_have_told
                 await granted(other, waiting)
 
     asyncio.run(run())
+
+
+def test_a_ticket_that_is_asked_for_twice_at_once_has_one_slot(slots):
+    async def run():
+        async with slots() as own:
+            one = ticket(a=2)
+            await asyncio.gather(own.ask(one), own.ask(one))
+            assert await own.busy(["a"]) == {"a": 1}
+            own.release(one.name, "a")
+            assert await own.busy(["a"]) == {"a": 0}
+
+    asyncio.run(run())
+
+
+def test_who_leaves_before_the_reply_has_come_leaves_no_slot_behind(redis):
+    async def run():
+        async with noting(shared(redis)) as own:
+            asking = asyncio.create_task(own.ask(gone := ticket()))
+            await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.wait({asking})
+            own.leave(gone)
+            assert await own.busy(["a"]) == {"a": 0}
+
+    asyncio.run(run())
+
+
+def test_a_redis_that_has_lost_its_scripts_is_told_of_them_again():
+    async def run():
+        with OwnRedis() as server:
+            async with noting(shared(server)) as own:
+                await own.shared._connection.send(b"SCRIPT", b"FLUSH")
+                await own.ask(waiting := ticket())
+                await wait_until_async(lambda: not own.is_up, "they are missed")
+                await wait_until_async(lambda: own.is_up, "Redis counts again")
+                await own.ask(waiting)
+                assert waiting.name in own.grants
+
+    asyncio.run(run())
+
+
+def test_a_redis_that_was_emptied_gives_nothing_until_it_was_told_of_all_slots():
+    async def run():
+        with OwnRedis() as server:
+            async with noting(shared(server)) as own:
+                await own.ask(held := ticket())
+                await own.shared._connection.send(b"FLUSHALL")
+                await own.ask(waiting := ticket())
+                assert waiting.name not in own.grants
+                own.release(held.name, "a")
+                await granted(own, waiting)
+
+    asyncio.run(run())

@@ -13,11 +13,11 @@ local function least_loaded()
   return best
 end
 
+if rank == '' then rank = redis.call('INCR', P .. 'arrivals') end
+redis.call('PEXPIRE', P .. 'arrivals', KEPT)
 for url in pairs(places) do
   if redis.call('ZSCORE', P .. 'busy:' .. url, ticket) then return {url, rank, 0} end
 end
-if rank == '' then rank = redis.call('INCR', P .. 'arrivals') end
-redis.call('PEXPIRE', P .. 'arrivals', KEPT)
 local is_open = not is_held_back()
 local best = is_open and least_loaded()
 if best and redis.call('ZCARD', line) == 0 then

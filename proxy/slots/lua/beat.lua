@@ -3,11 +3,13 @@
 -- waits for all workers to tell it of their leases, leases as {{ticket, url}}.
 -- Gives the epoch: this memory's name. Another one than before means that all leases were lost.
 
-redis.call('ZADD', P .. 'workers', now + ARGV[3], ARGV[2])
 redis.call('ZREMRANGEBYSCORE', P .. 'workers', '-inf', now)
+redis.call('ZADD', P .. 'workers', now + ARGV[3], ARGV[2])
 redis.call('PEXPIRE', P .. 'workers', KEPT)
-if redis.call('SET', P .. 'epoch', ARGV[5], 'NX') and ARGV[4] ~= '' then
-  redis.call('SET', P .. 'hold', 1, 'PX', ARGV[6])
+if redis.call('SET', P .. 'epoch', ARGV[5], 'NX') then
+  if ARGV[4] ~= '' then redis.call('SET', P .. 'hold', 1, 'PX', ARGV[6]) end
+elseif ARGV[4] ~= '' and redis.call('GET', P .. 'epoch') ~= ARGV[4] then
+  redis.call('SET', P .. 'hold', 1, 'PX', ARGV[6], 'NX') -- a new worker began this memory, and others have slots
 end
 for _, each in ipairs(cjson.decode(ARGV[7])) do hold(each[2], each[1]) end
 if not is_held_back() then

@@ -27,7 +27,7 @@ local function hold(url, ticket)
 end
 
 local function is_held_back()
-  return redis.call('EXISTS', P .. 'hold') == 1
+  return redis.call('EXISTS', P .. 'hold') == 1 or redis.call('EXISTS', P .. 'epoch') == 0
 end
 
 local function is_alive(worker)
