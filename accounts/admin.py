@@ -111,7 +111,7 @@ class UserAdmin(DjangoUserAdmin):
         if user.pk is None:
             return None
         try:
-            rows = usage_reader().remaining(user.pk, user.tier_id)
+            rows = usage_reader().remaining(user)
         except StoreUnavailable:
             return SafeString("not known at the moment")
         lines = ((row.used, "∞" if row.limit is None else row.limit, row.metric, row.window, row.model) for row in rows)

@@ -26,6 +26,7 @@ class Caller:
     tokens_valid_from: float  # Unix time
     is_revoked: bool
     api_key_id: int | None = None  # of the API key that it called with
+    quotas_reset_at: float | None = None  # Unix time: what was used before counts on no quota
     is_authenticated = True  # what DRF's IsAuthenticated asks
 
 
@@ -111,4 +112,5 @@ def caller_of(user: User, ended_at: datetime | None, api_key_id: int | None = No
         tokens_valid_from=user.tokens_valid_from.timestamp(),
         is_revoked=ended_at is not None,
         api_key_id=api_key_id,
+        quotas_reset_at=None if user.quotas_reset_at is None else user.quotas_reset_at.timestamp(),
     )

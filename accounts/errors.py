@@ -5,6 +5,9 @@ GatewayError
 ├── InvalidApiKey            401 invalid_api_key
 │   └── TokenExpired             token_expired
 ├── AccountSuspended         403 account_suspended
+├── PasswordNeeded           403 password_needed
+├── TooManyKeys              400 too_many_keys
+├── UnknownKey               404 unknown_key
 ├── RateLimitExceeded        429 rate_limit_exceeded
 └── StoreUnavailable         503 store_unavailable
 
@@ -64,6 +67,24 @@ class AccountSuspended(GatewayError):
     type = "permission_error"
     code = "account_suspended"
     sentence = "This account is suspended. Ask the administrator of this gateway."
+
+
+class PasswordNeeded(GatewayError):
+    status = 403
+    type = "permission_error"
+    code = "password_needed"
+    sentence = "Give your password again: make keys with a token from /auth/token that is at most 5 minutes old."
+
+
+class TooManyKeys(InvalidRequest):
+    code = "too_many_keys"
+
+
+class UnknownKey(GatewayError):
+    status = 404
+    type = "invalid_request_error"
+    code = "unknown_key"
+    sentence = "You have no such key. GET /auth/keys lists those that you have."
 
 
 class RateLimitExceeded(GatewayError):

@@ -75,6 +75,14 @@ class UserQuerySet(models.QuerySet["User"]):
         """Let these users sign in and call again. Tokens from before stay dead, however they were suspended."""
         return self.update(is_active=True, tokens_valid_from=timezone.now())
 
+    def revoke_tokens(self) -> int:
+        """Sign these users out: every token made so far is refused. Their API keys go on working."""
+        return self.update(tokens_valid_from=timezone.now())
+
+    def reset_quotas(self) -> int:
+        """Let these users begin every quota anew, as if they had used nothing of it."""
+        return self.update(quotas_reset_at=timezone.now())
+
 
 class Users(UserManager.from_queryset(UserQuerySet)):  # type: ignore[misc]  # a class made at run time
     pass
@@ -86,6 +94,9 @@ class User(AbstractUser):
         default=timezone.now,
         editable=False,
         help_text="Tokens made before this moment are refused. Set by a new password and by suspension.",
+    )
+    quotas_reset_at = models.DateTimeField(
+        null=True, editable=False, help_text="What was used before this moment counts on no quota."
     )
 
     objects: ClassVar[Users] = Users()
@@ -161,6 +172,15 @@ def new_jti() -> str:
     return uuid.uuid4().hex
 
 
+class ApiKeyQuerySet(models.QuerySet["ApiKey"]):
+    def working(self) -> "ApiKeyQuerySet":
+        return self.filter(revoked_at=None, expires_at__gt=timezone.now())
+
+    def revoke(self) -> int:
+        """End these keys. Gives how many were not ended before."""
+        return self.filter(revoked_at=None).update(revoked_at=timezone.now())
+
+
 class ApiKey(models.Model):
     """A long-lived token of one user. The row is its life: it is revoked, never deleted."""
 
@@ -171,12 +191,20 @@ class ApiKey(models.Model):
     expires_at = models.DateTimeField(help_text="The key stops working at this moment.")
     revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
 
+    objects: ClassVar = ApiKeyQuerySet.as_manager()
+
     class Meta:
         ordering = ["-created_at"]
         verbose_name = "API key"
 
     def __str__(self) -> str:
         return f"{self.name} ({self.user})"
+
+    @property
+    def state(self) -> str:
+        if self.revoked_at:
+            return "revoked"
+        return "expired" if self.expires_at <= timezone.now() else "works"
 
 
 class SignIn(models.Model):

@@ -12,7 +12,7 @@ from rest_framework_simplejwt.tokens import Token
 
 from .errors import AccountSuspended, InvalidApiKey, TokenExpired
 from .logins import own_request
-from .models import SignIn, User
+from .models import ApiKey, SignIn, User
 from .tokens import AccessToken, RefreshToken
 
 
@@ -60,6 +60,21 @@ class RefreshSerializer(serializers.Serializer[Any]):
         if not sign_in.rotate(used_jti, refresh["jti"], refresh.expires_at):
             raise InvalidApiKey("This refresh token was used before, so its sign-in was ended. Sign in again.")
         return token_pair(refresh)
+
+
+class NewKeySerializer(serializers.Serializer[Any]):
+    """What a key is for, and until when it works: API_KEY_LIFETIME from now, or an earlier moment."""
+
+    name = serializers.CharField(max_length=100)
+    expires_at = serializers.DateTimeField(required=False)
+
+
+class KeySerializer(serializers.ModelSerializer[ApiKey]):
+    """A key, without its text."""
+
+    class Meta:
+        model = ApiKey
+        fields = ("id", "name", "created_at", "expires_at", "revoked_at", "state")
 
 
 class RevokeSerializer(serializers.Serializer[Any]):

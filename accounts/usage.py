@@ -1,9 +1,13 @@
 """What accounts wants to know of use. `proxy` provides it; accounts never imports proxy."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from datetime import date, datetime
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from django.apps import apps
+
+if TYPE_CHECKING:
+    from .models import User
 
 
 class QuotaUse(NamedTuple):
@@ -20,10 +24,52 @@ class QuotaUse(NamedTuple):
     def remaining(self) -> int | None:
         return None if self.limit is None else max(0, self.limit - self.used)
 
+    @property
+    def percent(self) -> int:
+        """How much of the limit is used, for a bar."""
+        if self.limit is None:
+            return 0
+        return min(100, 100 * self.used // self.limit) if self.limit else 100
+
+
+class RecentCall(NamedTuple):
+    """One call that has ended. `error` is its code, empty where it ended well."""
+
+    request_id: str
+    at: datetime
+    endpoint: str
+    model: str
+    status: int
+    error: str
+    tokens: int
+    milliseconds: int
+
+
+class ModelUse(NamedTuple):
+    """What was used of one model. `failed` calls are those with a fault of a server's."""
+
+    model: str
+    calls: int
+    failed: int
+    prompt_tokens: int
+    completion_tokens: int
+
+    @property
+    def tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
 
 class UsageReader(Protocol):
-    def remaining(self, user_id: int, tier_id: int) -> Sequence[QuotaUse]:
-        """The use of each quota of a user, unlimited ones too."""
+    def remaining(self, user: "User") -> Sequence[QuotaUse]:
+        """The use of each quota of a user, unlimited ones too. Raises StoreUnavailable."""
+        ...
+
+    def recent(self, user: "User", count: int) -> Sequence[RecentCall]:
+        """The last calls of a user that have ended, the newest first."""
+        ...
+
+    def totals(self, user: "User", since: date) -> Sequence[ModelUse]:
+        """What a user has used since the begin of a day (UTC), of each model, the most used first."""
         ...
 
 

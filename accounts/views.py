@@ -9,11 +9,13 @@ from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
+from rest_framework_simplejwt.tokens import Token
 
 from .callers import load_policies
-from .errors import InvalidApiKey
-from .models import User
-from .serializers import RefreshSerializer, RevokeSerializer, TokenSerializer
+from .errors import InvalidApiKey, UnknownKey
+from .keys import check_is_sign_in, check_password_is_recent, make_key
+from .models import ApiKey, User
+from .serializers import KeySerializer, NewKeySerializer, RefreshSerializer, RevokeSerializer, TokenSerializer
 from .usage import usage_reader
 
 
@@ -57,13 +59,43 @@ class RevokeView(PublicView):
         return Response({"revoked": True})
 
 
+class KeysView(GenericAPIView[ApiKey]):
+    """The caller's own API keys."""
+
+    serializer_class = NewKeySerializer
+
+    def get(self, request: Request) -> Response:
+        check_is_sign_in(token_of(request))
+        keys = ApiKey.objects.filter(user_id=user_id_of(request))
+        return Response({"data": KeySerializer(keys, many=True).data})
+
+    def post(self, request: Request) -> Response:
+        check_password_is_recent(token_of(request))
+        serializer = self.get_serializer(data=request.data)
+        serializer.is_valid(raise_exception=True)
+        key, text = make_key(User.objects.get(pk=user_id_of(request)), **serializer.validated_data)
+        return Response({**KeySerializer(key).data, "key": text}, status=201, headers={"Cache-Control": "no-store"})
+
+
+class KeyView(APIView):
+    """One of the caller's own API keys."""
+
+    def delete(self, request: Request, pk: int) -> Response:
+        check_is_sign_in(token_of(request))
+        keys = ApiKey.objects.filter(user_id=user_id_of(request), pk=pk)
+        keys.revoke()
+        if (key := keys.first()) is None:
+            raise UnknownKey
+        return Response(KeySerializer(key).data)
+
+
 class MeView(APIView):
     """The caller's own account: tier, quotas and what is left of them."""
 
     def get(self, request: Request) -> Response:
-        user = User.objects.select_related("tier").get(pk=request.user.user_id)  # type: ignore[union-attr]  # a Caller
+        user = User.objects.select_related("tier").get(pk=user_id_of(request))
         tier = load_policies().tiers[user.tier_id]
-        quotas = usage_reader().remaining(user.pk, user.tier_id)
+        quotas = usage_reader().remaining(user)
         return Response(
             {
                 "username": user.username,
@@ -74,3 +106,12 @@ class MeView(APIView):
                 "quotas": [quota._asdict() | {"remaining": quota.remaining} for quota in quotas],
             }
         )
+
+
+def user_id_of(request: Request) -> int:
+    return request.user.user_id  # type: ignore[union-attr]  # a Caller
+
+
+def token_of(request: Request) -> Token:
+    """The token that it came with."""
+    return request.auth  # type: ignore[return-value]  # ours, not DRF's own

@@ -35,6 +35,7 @@ JWT_RETIRED_KEYS = env.words("JWT_RETIRED_KEYS")  # still verified, no longer si
 ACCESS_TOKEN_LIFETIME = env.int("ACCESS_TOKEN_LIFETIME", 3600)  # seconds
 REFRESH_TOKEN_LIFETIME = env.int("REFRESH_TOKEN_LIFETIME", 14 * 24 * 3600)  # seconds
 API_KEY_LIFETIME = env.int("API_KEY_LIFETIME", 365 * 24 * 3600)  # seconds, where the admin names no other day
+MAX_KEYS_PER_USER = env.int("MAX_KEYS_PER_USER", 10)  # working ones that users make for themselves; 0: none
 SNAPSHOT_MAX_STALE = env.float("SNAPSHOT_MAX_STALE", 300.0)  # seconds that known callers outlive the database
 
 # -- llama-servers --------------------------------------------------------------------------------------------
@@ -60,6 +61,7 @@ CACHE_HIT_TOKENS = env.int("CACHE_HIT_TOKENS", 0)  # charged for an answer from 
 
 # -- The ledger -----------------------------------------------------------------------------------------------
 LEDGER_MAX_ROWS = env.int("LEDGER_MAX_ROWS", 50_000)  # that wait in memory while the database is gone, 1 KB each
+USAGE_RETENTION_DAYS = env.int("USAGE_RETENTION_DAYS", 400)  # that prune_usage keeps; sums by day stay for good
 
 # -- The end of a process -------------------------------------------------------------------------------------
 DRAIN_NOTICE = env.float("DRAIN_NOTICE", 0.0)  # seconds between not being ready and refusing what waits

@@ -14,7 +14,7 @@ from accounts.usage import QuotaUse
 from .errors import InsufficientQuota, RequestExceedsQuota
 from .history import History
 from .reservations import Ask
-from .stores import Claim, Grant, Lost, Meter, Reading, Store, Verdict
+from .stores import AccountId, Claim, Grant, Lost, Meter, Reading, Store, Verdict
 from .windows import WINDOWS
 
 TRIES = 5  # times that a store is asked, and learns what it needs to know
@@ -33,26 +33,24 @@ class Admission:
         self._teaching: dict[str, asyncio.Task[None]] = {}  # by account
         self._noting: set[asyncio.Task[None]] = set()
 
-    async def admit(self, claim: Claim, user_id: int, all_meters: Callable[[], Sequence[Meter]]) -> Verdict:
+    async def admit(self, claim: Claim, who: AccountId, all_meters: Callable[[], Sequence[Meter]]) -> Verdict:
         """Where the store has to learn of a meter, it is told of all that the account has.
 
         Raises StoreUnavailable where the store, or the ledger that it has to learn from, is out of reach.
         """
-        verdict = await self._answered(claim.account, user_id, all_meters, lambda: self.store.admit(claim))
-        if verdict.stale and claim.account not in self._teaching:
+        verdict = await self._answered(who, all_meters, lambda: self.store.admit(claim))
+        if verdict.stale and who.name not in self._teaching:
             since = verdict.stale[0][1]
-            self._teach(claim.account, user_id, [meter for meter, began in verdict.stale if began == since], since)
+            self._teach(who, [meter for meter, began in verdict.stale if began == since], since)
         return verdict
 
-    async def read(self, user_id: int, meters: Sequence[Meter]) -> tuple[Reading, ...]:
-        account = account_of(user_id)
-        verdict = await self._answered(account, user_id, lambda: meters, lambda: self.store.read(account, meters))
+    async def read(self, who: AccountId, meters: Sequence[Meter]) -> tuple[Reading, ...]:
+        verdict = await self._answered(who, lambda: meters, lambda: self.store.read(who.name, meters))
         return verdict.readings
 
     async def _answered(
         self,
-        account: str,
-        user_id: int,
+        who: AccountId,
         all_meters: Callable[[], Sequence[Meter]],
         ask: Callable[[], Awaitable[Verdict]],
     ) -> Verdict:
@@ -60,26 +58,26 @@ class Admission:
         for _ in range(TRIES):
             verdict = await ask()
             if verdict.lost:
-                self._take_note(account, verdict.lost)
+                self._take_note(who.name, verdict.lost)
             if not verdict.unknown:
                 return verdict
-            if account not in self._teaching:
-                self._teach(account, user_id, [meter for meter in all_meters() if meter.window.is_calendar], None)
-            await asyncio.shield(self._teaching[account])
+            if who.name not in self._teaching:
+                self._teach(who, [meter for meter in all_meters() if meter.window.is_calendar], None)
+            await asyncio.shield(self._teaching[who.name])
         raise StoreUnavailable("What this account has used is not known at the moment. Try again shortly.")
 
-    def _teach(self, account: str, user_id: int, meters: Sequence[Meter], since: float | None) -> None:
+    def _teach(self, who: AccountId, meters: Sequence[Meter], since: float | None) -> None:
         """Start to tell the store what was used of these meters: one at a time for an account."""
 
         async def teach() -> None:
             try:
                 now = self.store.clock()
-                uses = await self.history.used(user_id, meters, now, since)
-                await self.store.learn(account, uses, now, since)
+                uses = await self.history.used(who, meters, now, since)
+                await self.store.learn(who.name, uses, now, since)
             finally:
-                del self._teaching[account]
+                del self._teaching[who.name]
 
-        task = self._teaching[account] = asyncio.create_task(teach(), name="history")
+        task = self._teaching[who.name] = asyncio.create_task(teach(), name="history")
         task.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, whoever waited has left
 
     def _take_note(self, account: str, lost: Sequence[Lost]) -> None:
@@ -101,8 +99,8 @@ def meters_of(limits: tuple[Limit, ...]) -> tuple[Meter, ...]:
     )
 
 
-def account_of(user_id: int) -> str:
-    return f"user:{user_id}"
+def account_of(caller: Caller) -> AccountId:
+    return AccountId(caller.user_id, caller.quotas_reset_at)
 
 
 def all_meters(caller: Caller, policies: Policies) -> tuple[Meter, ...]:
@@ -120,9 +118,9 @@ def token_limits(meters: Iterable[Meter]) -> list[int]:
     return [meter.limit for meter in meters if meter.counts_tokens and meter.limit is not None]
 
 
-def claim_of(user_id: int, meters: tuple[Meter, ...], most_at_once: int | None, lease: str, ask: Ask) -> Claim:
+def claim_of(who: AccountId, meters: tuple[Meter, ...], most_at_once: int | None, lease: str, ask: Ask) -> Claim:
     """What one call asks for."""
-    return Claim(account_of(user_id), meters, most_at_once, lease, ask.least(token_limits(meters)), ask.most)
+    return Claim(who.name, meters, most_at_once, lease, ask.least(token_limits(meters)), ask.most)
 
 
 def full_length(ask: Ask, meters: Iterable[Meter]) -> int | None:

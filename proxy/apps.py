@@ -13,8 +13,9 @@ class ProxyConfig(AppConfig):
         from . import checks  # noqa: F401, PLC0415  # registers them
         from .counters import StoreCounter  # noqa: PLC0415
         from .gateway import Gateway  # noqa: PLC0415
+        from .reports import Reports  # noqa: PLC0415
 
         self.gateway = Gateway()
         accounts: Any = apps.get_app_config("accounts")  # what it wants of proxy is registered there
-        accounts.usage_reader = self.gateway
+        accounts.usage_reader = Reports(self.gateway)
         accounts.event_counter = StoreCounter(self.gateway)

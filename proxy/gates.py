@@ -22,7 +22,7 @@ from accounts.callers import Caller
 from accounts.errors import GatewayError, RateLimitExceeded, StoreUnavailable
 
 from . import envelopes
-from .admission import lease_of, meters_for, refusal
+from .admission import account_of, lease_of, meters_for, refusal
 from .answers import Envelope, answer_to, error_of
 from .cache import Result
 from .endings import Endings, was_cut
@@ -192,7 +192,7 @@ class GatedView(APIView):
     async def rate_headers(self, caller: Caller) -> dict[str, str]:
         """What an authenticated caller has left, for a call that ended before it was charged."""
         meters = meters_for(caller, self.model, self.gateway.snapshot.policies)
-        return rate_headers(await self.gateway.admission.read(caller.user_id, meters))
+        return rate_headers(await self.gateway.admission.read(account_of(caller), meters))
 
 
 class OpenView(GatedView):

@@ -14,6 +14,7 @@ from django.conf import settings
 
 from accounts.callers import Policies, load_policies
 from accounts.errors import StoreUnavailable
+from accounts.models import User
 from accounts.snapshot import Snapshot
 from accounts.usage import QuotaUse
 
@@ -32,11 +33,12 @@ from .models import ModelAlias, Upstream
 from .pool import Pool
 from .queue import SlotQueue
 from .records import lost_row
+from .rollup import RollUp
 from .slots import Slots
 from .slots.guarded import GuardedSlots
 from .slots.memory import MemorySlots
 from .slots.redis import RedisSlots
-from .stores import Lost, Store
+from .stores import AccountId, Lost, Store
 from .stores.guarded import GuardedStore
 from .stores.memory import MemoryStore
 from .stores.redis import RedisStore
@@ -90,8 +92,11 @@ class Gateway:
         await self.snapshot.start()
         await self.pool.start()
         await self.ledger.start()
+        self.roll_up = RollUp()
+        self.roll_up.start()
 
     async def stop(self) -> None:
+        await self.roll_up.stop()
         await self.cache.stop()
         await self.pool.stop()
         await self.queue.slots.stop()
@@ -140,9 +145,10 @@ class Gateway:
         except StoreUnavailable:
             return load_policies()
 
-    def remaining(self, user_id: int, tier_id: int) -> Sequence[QuotaUse]:
-        meters = meters_of(self.policies.limits(tier_id, user_id))
-        return quota_uses(self.call(self.admission.read, user_id, meters))
+    def remaining(self, user: User) -> Sequence[QuotaUse]:
+        meters = meters_of(self.policies.limits(user.tier_id, user.pk))
+        account = AccountId(user.pk, user.quotas_reset_at.timestamp() if user.quotas_reset_at else None)
+        return quota_uses(self.call(self.admission.read, account, meters))
 
     def upstream_state(self, url: str) -> "UpstreamState | None":
         """How the upstream at this base URL fares, as this process sees it; None where no gateway runs in it."""

@@ -16,7 +16,7 @@ from accounts.errors import StoreUnavailable
 from accounts.snapshot import fresh_connection
 
 from .models import UsageRecord
-from .stores import Meter
+from .stores import AccountId, Meter
 
 logger = logging.getLogger(__name__)
 
@@ -26,23 +26,24 @@ NOT_KNOWN = "What this account has used cannot be looked up. Try again shortly."
 
 
 class Span(NamedTuple):
-    """A stretch of the ledger: from the begin of a day or month to a moment, or to its end where that is None."""
+    """A stretch of the ledger: from the begin of a day or month, or later, to a moment, or to its end where None."""
 
-    begin: int
+    begin: float
     end: float | None
 
 
 class Question(NamedTuple):
     """What somebody waits for: an account's use of some meters, in their day or month of `now`, up to `end`."""
 
-    user_id: int
+    account: AccountId
     meters: tuple[Meter, ...]
     now: float
     end: float | None = None
 
     @property
     def spans(self) -> dict[Meter, Span]:
-        return {meter: Span(meter.window.bucket(self.now), self.end) for meter in self.meters}
+        since = self.account.reset_at or 0
+        return {meter: Span(max(meter.window.bucket(self.now), since), self.end) for meter in self.meters}
 
 
 Uses = dict[Meter, int]
@@ -59,9 +60,9 @@ class History:
     def stop(self) -> None:
         self._reader.shutdown(wait=False, cancel_futures=True)
 
-    async def used(self, user_id: int, meters: Sequence[Meter], now: float, end: float | None = None) -> Uses:
+    async def used(self, account: AccountId, meters: Sequence[Meter], now: float, end: float | None = None) -> Uses:
         """What was used of each meter's day or month up to `end`. Raises StoreUnavailable without a ledger."""
-        question = Question(user_id, tuple(meters), now, end)
+        question = Question(account, tuple(meters), now, end)
         if question not in self._waiting:
             self._waiting[question] = asyncio.get_running_loop().create_future()
         future = self._waiting[question]
@@ -105,10 +106,12 @@ def used(questions: Sequence[Question]) -> dict[Question, Uses]:
     """The answers to all questions, by one query."""
     spans = {span for question in questions for span in question.spans.values()}
     rows: dict[int, list[Any]] = {}
-    for row in sums({question.user_id for question in questions}, spans):
+    for row in sums({question.account.user_id for question in questions}, spans):
         rows.setdefault(row["user_id"], []).append(row)
     return {
-        question: {meter: total(meter, span, rows.get(question.user_id, ())) for meter, span in question.spans.items()}
+        question: {
+            meter: total(meter, span, rows.get(question.account.user_id, ())) for meter, span in question.spans.items()
+        }
         for question in questions
     }
 
@@ -137,7 +140,7 @@ def total(meter: Meter, span: Span, rows: Iterable[Mapping[str, Any]]) -> int:
 
 def label(metric: str, span: Span) -> str:
     end = "" if span.end is None else f"_{round(span.end * 1e6)}"
-    return f"{metric}_{span.begin}{end}"
+    return f"{metric}_{round(span.begin * 1e6)}{end}"
 
 
 def moment(at: float) -> datetime:

@@ -157,6 +157,34 @@ class UsageRecord(models.Model):
         return self.request_id
 
 
+class DailyUsage(models.Model):
+    """The ledger of one whole day (UTC), added up for a user, a tier and a model. See rollup.py."""
+
+    day = models.DateField(db_index=True)
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.DO_NOTHING, null=True, db_constraint=False, related_name="+"
+    )
+    tier = models.CharField(max_length=50)
+    model = models.CharField(max_length=200, blank=True)
+    calls = models.PositiveBigIntegerField()
+    failed = models.PositiveBigIntegerField(help_text="Those with a fault of a server's: a status of 500 or more.")
+    prompt_tokens = models.PositiveBigIntegerField()
+    cached_tokens = models.PositiveBigIntegerField()
+    completion_tokens = models.PositiveBigIntegerField()
+    total_ms = models.PositiveBigIntegerField(help_text="Of all calls together.")
+    rolled_up_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["-day"]
+        verbose_name_plural = "daily usage"
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["user", "day", "tier", "model"], name="one_sum_of_a_kind_a_day"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.day} {self.model}"
+
+
 class RefusalQuerySet(models.QuerySet["RefusalCount"]):
     def add(self, minute: datetime, user_id: int, reason: str, count: int) -> None:
         """Add so many refusals to the row of this minute, user and reason."""

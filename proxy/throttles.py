@@ -11,7 +11,7 @@ from rest_framework.views import APIView
 from accounts.callers import Caller, Policies
 from accounts.errors import StoreUnavailable
 
-from .admission import all_meters, claim_of, meters_for, refusal_reason, token_limits
+from .admission import account_of, all_meters, claim_of, meters_for, refusal_reason, token_limits
 from .errors import UpstreamUnavailable
 from .gateway import gateway
 from .metrics import REJECTIONS
@@ -70,8 +70,9 @@ class TierThrottle(BaseThrottle):
     async def _asked(self, caller: Caller, view: Any, policies: Policies, meters: tuple[Meter, ...]) -> Verdict:
         ask, lease = getattr(view, "ask", Ask()), getattr(view, "lease", None) or uuid.uuid4().hex
         most_at_once = policies.tiers[caller.tier_id].max_concurrent_requests
-        claim = claim_of(caller.user_id, meters, most_at_once, lease, ask)
-        return await gateway().admission.admit(claim, caller.user_id, lambda: all_meters(caller, policies))
+        who = account_of(caller)
+        claim = claim_of(who, meters, most_at_once, lease, ask)
+        return await gateway().admission.admit(claim, who, lambda: all_meters(caller, policies))
 
 
 def counting_is_due(meters: tuple[Meter, ...], view: Any) -> bool:

@@ -28,6 +28,20 @@ class Meter(NamedTuple):
         return self.metric == "tokens"
 
 
+class AccountId(NamedTuple):
+    """A user's, since its quotas were last reset: that begins a new one, and what the old one holds is forgotten.
+
+    `reset_at` is a Unix time.
+    """
+
+    user_id: int
+    reset_at: float | None = None
+
+    @property
+    def name(self) -> str:
+        return f"user:{self.user_id}" if self.reset_at is None else f"user:{self.user_id}:{self.reset_at:.6f}"
+
+
 class Claim(NamedTuple):
     """What a call asks for. `lease` names it, among the calls of its account, until it is settled.
 

@@ -6,7 +6,7 @@ import pytest
 
 from proxy.history import Question, used
 from proxy.models import UsageRecord
-from proxy.stores import Meter
+from proxy.stores import AccountId, Meter
 from proxy.windows import WINDOWS
 
 pytestmark = pytest.mark.django_db
@@ -46,8 +46,10 @@ def calls():
     call(timedelta(hours=1), tokens=5000, user=2)
 
 
-def sums(*meters, user=1, now=NOW, end=None):
-    question = Question(user, meters, now.timestamp(), end and end.timestamp())
+def sums(*meters, user=1, now=NOW, end=None, reset_at=None):
+    question = Question(
+        AccountId(user, reset_at and reset_at.timestamp()), meters, now.timestamp(), end and end.timestamp()
+    )
     return list(used([question])[question].values())
 
 
@@ -67,6 +69,12 @@ def test_what_was_admitted_since_a_moment_can_be_left_out(calls):
     assert sums(meter(), end=NOW - timedelta(hours=2)) == [1]
 
 
+def test_what_was_used_before_a_reset_counts_no_more(calls):
+    reset_at = NOW - timedelta(hours=6)
+    assert sums(meter(), meter("tokens", "month"), reset_at=reset_at) == [1, 10]
+    assert sums(meter(), meter(window="month"), reset_at=NOW - timedelta(days=300)) == [2, 3]
+
+
 def test_an_empty_ledger_says_nothing_was_used():
     assert sums(meter(), meter("tokens", "month")) == [0, 0]
 
@@ -79,10 +87,10 @@ def test_on_the_first_day_of_a_month_the_two_are_one():
 
 def test_many_accounts_are_one_query(calls, django_assert_num_queries):
     questions = [
-        Question(1, (meter("tokens"), meter(window="month")), NOW.timestamp()),
-        Question(2, (meter("tokens", "month", "m"),), NOW.timestamp()),
-        Question(1, (meter(),), NOW.timestamp(), (NOW - timedelta(hours=2)).timestamp()),
-        Question(3, (meter(),), NOW.timestamp()),
+        Question(AccountId(1), (meter("tokens"), meter(window="month")), NOW.timestamp()),
+        Question(AccountId(2), (meter("tokens", "month", "m"),), NOW.timestamp()),
+        Question(AccountId(1), (meter(),), NOW.timestamp(), (NOW - timedelta(hours=2)).timestamp()),
+        Question(AccountId(3), (meter(),), NOW.timestamp()),
     ]
     with django_assert_num_queries(1):
         answers = used(questions)

@@ -25,7 +25,7 @@ def left(response):
 
 
 def used(someone):
-    return [use.used for use in gateway().remaining(someone.user.pk, someone.user.tier_id)]
+    return [use.used for use in gateway().remaining(someone.user)]
 
 
 def test_what_a_call_used_is_what_it_costs(live, chat):
