@@ -1,4 +1,4 @@
-"""The admin of accounts: tiers with their quotas, users with what they have used, keys that are shown once."""
+"""The admin of accounts: tiers with their quotas and members, and keys that are shown once."""
 
 from datetime import timedelta
 from typing import Any
@@ -6,33 +6,28 @@ from typing import Any
 from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
-from django.contrib.admin.sites import AdminSite
-from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils import timezone
-from django.utils.html import format_html_join
-from django.utils.safestring import SafeString
+from unfold.admin import ModelAdmin, TabularInline
+from unfold.widgets import UnfoldAdminTextareaWidget
 
-from .errors import StoreUnavailable
+from . import login_admin, user_admin  # noqa: F401  # register pages
 from .models import ApiKey, Quota, Tier, User
 from .tokens import ApiKeyToken
-from .usage import usage_reader
 
-admin.site.site_header = "llmgateway"
-admin.site.site_title = "llmgateway"
-admin.site.index_title = "Who may call, and how much"
+admin.site.index_title = "Dashboard"
 admin.site.unregister(Group)
 
-NO_WRAP = '<span style="white-space: nowrap">{} of {} {} this {} {}</span>'
+MEMBERS_SHOWN = 20
 
 
 class NamesField(forms.CharField):
     """A list of names, one on each line. None where there are none."""
 
-    widget = forms.Textarea(attrs={"rows": 3, "cols": 40})
+    widget = UnfoldAdminTextareaWidget(attrs={"rows": 3})
 
     def prepare_value(self, value: Any) -> Any:
         return "\n".join(value) if isinstance(value, list) else value
@@ -45,18 +40,14 @@ class TierForm(forms.ModelForm):
     allowed_models = NamesField(required=False, help_text="Those this tier may use, one on each line. Empty: all.")
 
 
-class TierQuotas(admin.TabularInline):
+class TierQuotas(TabularInline):
     model = Quota
     fields = ["metric", "window", "limit", "model"]
     extra = 0
 
 
-class UserQuotas(TierQuotas):
-    verbose_name_plural = "Quotas of this user alone, each in place of the tier's quota of the same kind"
-
-
 @admin.register(Tier)
-class TierAdmin(admin.ModelAdmin):
+class TierAdmin(ModelAdmin):
     form = TierForm
     empty_value_display = "no limit"
     list_display = [
@@ -70,6 +61,7 @@ class TierAdmin(admin.ModelAdmin):
     ]
     search_fields = ["name"]
     inlines = [TierQuotas]
+    change_form_outer_after_template = "admin/accounts/tier/members.html"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Tier]:
         return super().get_queryset(request).annotate(members=Count("users")).prefetch_related("quotas")
@@ -82,52 +74,14 @@ class TierAdmin(admin.ModelAdmin):
     def members(self, tier: Any) -> int:
         return tier.members
 
-
-@admin.register(User)
-class UserAdmin(DjangoUserAdmin):
-    list_display = ["username", "tier", "is_active", "used", "is_staff", "last_login"]
-    list_filter = ["tier", "is_active", "is_staff"]
-    list_select_related = ["tier"]
-    inlines = [UserQuotas]
-    actions = ["suspend", "reactivate"]
-    readonly_fields = ["used", "last_login", "date_joined"]
-    fieldsets = [
-        (None, {"fields": ["username", "password", "tier", "is_active", "used"]}),
-        ("Person", {"fields": ["first_name", "last_name", "email"]}),
-        ("Admin", {"classes": ["collapse"], "fields": ["is_staff", "is_superuser", "user_permissions"]}),
-        ("Dates", {"classes": ["collapse"], "fields": ["last_login", "date_joined"]}),
-    ]
-    add_fieldsets = [(None, {"fields": ["username", "usable_password", "password1", "password2", "tier"]})]
-
-    def get_inlines(self, request: HttpRequest, obj: User | None) -> Any:
-        return self.inlines if obj else []
-
-    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
-        default = Tier.objects.filter(is_default=True).first()
-        return {"tier": default.pk if default else None}
-
-    @admin.display(description="used now", empty_value="-")
-    def used(self, user: User) -> SafeString | None:
-        if user.pk is None:
-            return None
-        try:
-            rows = usage_reader().remaining(user)
-        except StoreUnavailable:
-            return SafeString("not known at the moment")
-        lines = ((row.used, "∞" if row.limit is None else row.limit, row.metric, row.window, row.model) for row in rows)
-        return format_html_join(SafeString("<br>"), NO_WRAP, lines) or None
-
-    @admin.action(description="Suspend: end tokens and refuse calls")
-    def suspend(self, request: HttpRequest, users: Any) -> None:
-        for user in users:
-            self.log_change(request, user, "Suspended.")
-        self.message_user(request, f"{users.suspend()} suspended; their calls are refused within 2 seconds.")
-
-    @admin.action(description="Reactivate: let them call and sign in again")
-    def reactivate(self, request: HttpRequest, users: Any) -> None:
-        for user in users:
-            self.log_change(request, user, "Reactivated.")
-        self.message_user(request, f"{users.reactivate()} reactivated; they must sign in again.")
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
+    ) -> HttpResponse:
+        told = dict(extra_context or {})
+        if object_id.isdigit() and request.user.has_perm("accounts.view_user"):
+            members = User.objects.filter(tier_id=int(object_id))
+            told |= {"members": members.order_by("username")[:MEMBERS_SHOWN], "member_count": members.count()}
+        return super().change_view(request, object_id, form_url, told)
 
 
 class ApiKeyForm(forms.ModelForm):
@@ -139,7 +93,7 @@ class ApiKeyForm(forms.ModelForm):
 
 
 @admin.register(ApiKey)
-class ApiKeyAdmin(admin.ModelAdmin):
+class ApiKeyAdmin(ModelAdmin):
     form = ApiKeyForm
     list_display = ["name", "user", "created_at", "expires_at", "state"]
     list_filter = ["user__tier"]
@@ -164,22 +118,18 @@ class ApiKeyAdmin(admin.ModelAdmin):
 
     @admin.display(empty_value="-")
     def state(self, key: ApiKey) -> str:
-        if key.revoked_at:
-            return f"revoked {key.revoked_at:%Y-%m-%d %H:%M}"
-        return "expired" if key.expires_at <= timezone.now() else "works"
+        return f"revoked {key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else key.state
 
     def response_add(self, request: HttpRequest, obj: ApiKey, post_url_continue: str | None = None) -> HttpResponse:
         """Show the key instead of the list: no copy of it is kept, not even in a message's cookie."""
-        context = {**AdminSite.each_context(self.admin_site, request), "title": "API key made", "key": obj}
-        context |= {"opts": self.opts, "token": str(ApiKeyToken.for_key(obj))}
+        context = self.admin_site.each_context(request)
+        context |= {"title": "API key made", "key": obj, "opts": self.opts, "token": str(ApiKeyToken.for_key(obj))}
         response = TemplateResponse(request, "admin/accounts/apikey/made.html", context)
         response["Cache-Control"] = "no-store"
         return response
 
-    @admin.action(description="Revoke: these keys stop working")
-    def revoke(self, request: HttpRequest, keys: QuerySet[ApiKey]) -> None:
-        live = keys.filter(revoked_at=None)
-        for key in live:
+    @admin.action(description="Revoke: these keys stop working", permissions=["change"])
+    def revoke(self, request: HttpRequest, keys: Any) -> None:
+        for key in keys.filter(revoked_at=None):
             self.log_change(request, key, "Revoked.")
-        count = live.update(revoked_at=timezone.now())
-        self.message_user(request, f"{count} revoked; they stop working within 2 seconds.", messages.SUCCESS)
+        self.message_user(request, f"{keys.revoke()} revoked; they stop working within 2 seconds.", messages.SUCCESS)

@@ -64,6 +64,10 @@ class UsageReader(Protocol):
         """The use of each quota of a user, unlimited ones too. Raises StoreUnavailable."""
         ...
 
+    def remaining_of(self, users: Sequence["User"]) -> Sequence[Sequence[QuotaUse]]:
+        """The same of several users, asked at once."""
+        ...
+
     def recent(self, user: "User", count: int) -> Sequence[RecentCall]:
         """The last calls of a user that have ended, the newest first."""
         ...

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import dj_database_url
 from corsheaders.defaults import default_headers
+from django.templatetags.static import static
 
 from .env import Environment, kept_secret, worker_count
+from .navigation import NAVIGATION, TEAL
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = Environment()
@@ -97,15 +99,20 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 INSTALLED_APPS = [
     "accounts",
     "proxy",  # before staticfiles, whose runserver it replaces
+    "unfold",  # before the admin, whose templates it replaces
+    "unfold.contrib.filters",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
+    "django.contrib.humanize",
     "django_prometheus",
     "axes",
     "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
     "corsheaders",
 ]
 MIDDLEWARE = [  # the default lane's
@@ -163,6 +170,7 @@ AXES_RESET_ON_SUCCESS = True
 AXES_USERNAME_CALLABLE = "accounts.logins.name_of"
 AXES_CLIENT_IP_CALLABLE = "accounts.logins.address_of"
 AXES_VERBOSE = False
+AXES_ENABLE_ADMIN = False  # accounts/login_admin.py has pages of its own
 SILENCED_SYSTEM_CHECKS = ["axes.W002"]  # its middleware would answer a lock with a page; LoginGuard raises one
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
@@ -174,9 +182,24 @@ USE_TZ = True
 TIME_ZONE = "UTC"
 USE_I18N = False
 DATETIME_FORMAT = "Y-m-d H:i"
+LOGIN_URL = "account-login"
+LOGIN_REDIRECT_URL = "account"
+LOGOUT_REDIRECT_URL = "account-login"
 SECURE_REDIRECT_EXEMPT = [r"^metrics$"]
 # WhiteNoise has no asynchronous file response yet; its files are small and the default lane's alone.
 warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous iterators")
+
+UNFOLD = {
+    "SITE_TITLE": "llmgateway",
+    "SITE_HEADER": "llmgateway",
+    "SITE_SYMBOL": "hub",
+    "SITE_URL": None,
+    "SHOW_VIEW_ON_SITE": False,
+    "DASHBOARD_CALLBACK": "proxy.dashboard.fill",
+    "STYLES": [lambda _: static("proxy/admin.css")],
+    "SIDEBAR": {"navigation": NAVIGATION},
+    "COLORS": {"primary": TEAL},
+}
 
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["accounts.authentication.TokenAuthentication"],

@@ -4,7 +4,7 @@ from django.contrib import admin
 from django.urls import include, path
 from django.views.generic import RedirectView
 
-from proxy import health, views
+from proxy import dashboard, health, views
 from proxy.endpoints import ENDPOINTS
 
 from .metrics import export_metrics
@@ -19,6 +19,7 @@ urlpatterns = [
     path("health/ready", health.Ready.as_view(), name="health-ready"),
     # default lane
     path("auth/", include("accounts.urls")),
+    path("admin/live/", admin.site.admin_view(dashboard.live), name="admin-live"),
     path("admin/", admin.site.urls),
     path("metrics", export_metrics, name="metrics"),
     path("", RedirectView.as_view(pattern_name="admin:index")),

@@ -1,4 +1,4 @@
-"""The admin of the proxy: other names for models, the cache, and the ledger, to be looked at."""
+"""The admin of the proxy: other names for models, and the cache. Upstreams and use have modules of their own."""
 
 from typing import Any
 
@@ -9,32 +9,21 @@ from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
+from unfold.admin import ModelAdmin
 
 from accounts.errors import StoreUnavailable
 from accounts.models import Tier
 
 from . import upstream_admin  # noqa: F401  # registers a page
 from .gateway import gateway
-from .models import CachePage, ModelAlias, RefusalCount, UsageRecord
+from .models import CachePage, ModelAlias
+from .usage_admin import ReadOnlyAdmin
 
 
 @admin.register(ModelAlias)
-class ModelAliasAdmin(admin.ModelAdmin):
+class ModelAliasAdmin(ModelAdmin):
     list_display = ["name", "model"]
     search_fields = ["name", "model"]
-
-
-class ReadOnlyAdmin(admin.ModelAdmin):
-    """Rows that the gateway writes and nobody edits."""
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
 
 @admin.register(CachePage)
@@ -83,34 +72,3 @@ class CachePageAdmin(ReadOnlyAdmin):
             change_message=f"Emptied: {told}",
         )
         messages.success(request, told)
-
-
-@admin.register(UsageRecord)
-class UsageRecordAdmin(ReadOnlyAdmin):
-    list_display = [
-        "admitted_at",
-        "user",
-        "tier",
-        "endpoint",
-        "model",
-        "status",
-        "error",
-        "cache",
-        "prompt_tokens",
-        "completion_tokens",
-        "total_ms",
-    ]
-    list_filter = ["endpoint", "tier", "status", "cache"]
-    list_select_related = ["user"]
-    date_hierarchy = "admitted_at"
-    search_fields = ["request_id"]
-    search_help_text = "The x-request-id of an answer."
-    show_full_result_count = False
-
-
-@admin.register(RefusalCount)
-class RefusalCountAdmin(ReadOnlyAdmin):
-    list_display = ["minute", "user", "reason", "count"]
-    list_filter = ["reason"]
-    list_select_related = ["user"]
-    date_hierarchy = "minute"

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -27,7 +27,7 @@ from .counting import PromptCounter
 from .destinations import Destinations
 from .history import History
 from .ledger import Ledger
-from .members import Spec
+from .members import Member, Spec
 from .metrics import CACHE_UP, LEDGER_WAITING, SNAPSHOT_AGE, STORE_UP
 from .models import ModelAlias, Upstream
 from .pool import Pool
@@ -38,7 +38,7 @@ from .slots import Slots
 from .slots.guarded import GuardedSlots
 from .slots.memory import MemorySlots
 from .slots.redis import RedisSlots
-from .stores import AccountId, Lost, Store
+from .stores import AccountId, Lost, Meter, Reading, Store
 from .stores.guarded import GuardedStore
 from .stores.memory import MemoryStore
 from .stores.redis import RedisStore
@@ -145,24 +145,38 @@ class Gateway:
         except StoreUnavailable:
             return load_policies()
 
-    def remaining(self, user: User) -> Sequence[QuotaUse]:
-        meters = meters_of(self.policies.limits(user.tier_id, user.pk))
-        account = AccountId(user.pk, user.quotas_reset_at.timestamp() if user.quotas_reset_at else None)
-        return quota_uses(self.call(self.admission.read, account, meters))
+    def remaining(self, users: Sequence[User]) -> list[list[QuotaUse]]:
+        """The use of each quota of these users. Raises StoreUnavailable."""
+        policies = self.policies
+        asked = [(account_id(user), meters_of(policies.limits(user.tier_id, user.pk))) for user in users]
+        return [quota_uses(readings) for readings in self.call(self._read, asked)]
+
+    async def _read(self, asked: Iterable[tuple[AccountId, Sequence[Meter]]]) -> Sequence[Sequence[Reading]]:
+        return await asyncio.gather(*(self.admission.read(*each) for each in asked))
 
     def upstream_state(self, url: str) -> "UpstreamState | None":
         """How the upstream at this base URL fares, as this process sees it; None where no gateway runs in it."""
         return None if self.loop is None else self.call(self._state_of, url)
 
-    async def _state_of(self, url: str) -> "UpstreamState | None":
+    def upstream_states(self) -> "list[tuple[str, UpstreamState]]":
+        """The name of each upstream that serves, also of those that LLAMA_SERVERS names, and how it fares."""
+        return self.call(self._states)
+
+    async def _states(self) -> "list[tuple[str, UpstreamState]]":
+        return [(member.name, await self._state(member)) for member in self.pool.enabled]
+
+    async def _state_of(self, url: str) -> "UpstreamState":
         member = next((each for each in self.pool.members if each.url == url), None)
         if member is None:
-            return UpstreamState("added a moment ago", (), 0, None, None)
+            return UpstreamState("added a moment ago", (), 0, None, None, is_up=False)
+        return await self._state(member)
+
+    async def _state(self, member: Member) -> "UpstreamState":
         busy = None
         with suppress(StoreUnavailable):
-            busy = (await self.queue.slots.busy([url]))[url]
+            busy = (await self.queue.slots.busy([member.url]))[member.url]
         models = tuple(dict.fromkeys(member.told.models.values()))
-        return UpstreamState(member.health, models, member.slots, busy, member.told.context)
+        return UpstreamState(member.health, models, member.slots, busy, member.told.context, member.is_up)
 
     def cache_size(self) -> Size:
         """How much the cache holds. Raises StoreUnavailable."""
@@ -181,6 +195,11 @@ class UpstreamState(NamedTuple):
     slots: int
     busy: int | None
     context: int | None
+    is_up: bool
+
+
+def account_id(user: User) -> AccountId:
+    return AccountId(user.pk, user.quotas_reset_at.timestamp() if user.quotas_reset_at else None)
 
 
 async def awaited(function: Callable[..., Awaitable[T]], *args: Any) -> T:

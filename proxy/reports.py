@@ -73,7 +73,10 @@ class Reports(UsageReader):
         self.gateway = gateway
 
     def remaining(self, user: User) -> Sequence[QuotaUse]:
-        return self.gateway.remaining(user)
+        return self.remaining_of([user])[0]
+
+    def remaining_of(self, users: Sequence[User]) -> Sequence[Sequence[QuotaUse]]:
+        return self.gateway.remaining(users)
 
     def recent(self, user: User, count: int) -> Sequence[RecentCall]:
         return [

@@ -10,6 +10,8 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
+from unfold.admin import ModelAdmin
+from unfold.widgets import UnfoldAdminPasswordWidget
 
 from .destinations import Destinations, Forbidden
 from .gateway import UpstreamState, gateway
@@ -18,7 +20,7 @@ from .models import Upstream
 HOLDS_WITHIN = "This holds within 2 seconds."
 
 
-class KeyInput(forms.PasswordInput):
+class KeyInput(UnfoldAdminPasswordWidget):
     """Takes an API key, and never shows one."""
 
     def __init__(self) -> None:
@@ -88,7 +90,7 @@ def checked_url(url: str) -> str:
 
 
 @admin.register(Upstream)
-class UpstreamAdmin(admin.ModelAdmin):
+class UpstreamAdmin(ModelAdmin):
     form = UpstreamForm
     list_display = ["name", "base_url", "is_enabled", "health", "models", "busy", "context"]
     actions = ["enable", "disable"]
@@ -151,7 +153,7 @@ class UpstreamAdmin(admin.ModelAdmin):
     def enable(self, request: HttpRequest, upstreams: Any) -> None:
         self._set(request, upstreams.filter(is_enabled=False), is_enabled=True)
 
-    @admin.action(description="Disable: give them no more calls, and let those that run end", permissions=["change"])
+    @admin.action(description="Drain: give them no more calls, and let those that run end", permissions=["change"])
     def disable(self, request: HttpRequest, upstreams: Any) -> None:
         self._set(request, upstreams.filter(is_enabled=True), is_enabled=False)
 

@@ -53,6 +53,10 @@ class Slots(Protocol):
         """How many calls each upstream has, those of all workers. Raises StoreUnavailable."""
         ...
 
+    async def waiting(self) -> int:
+        """How many tickets are in line, those of all workers. Raises StoreUnavailable."""
+        ...
+
 
 def least_loaded(places: Mapping[str, int], busy: Mapping[str, int]) -> str | None:
     """The upstream with a free slot that has the smallest part of its slots busy; the first of equals."""

@@ -21,6 +21,7 @@ from .redis import ALIVE, RedisSlots
 logger = logging.getLogger(__name__)
 
 BEAT = 1.0  # seconds between two signs of life, and between two tries to reach Redis
+NO_ANSWER = "Redis, which counts the slots, does not answer."
 GRACE = 2.5  # seconds in which a Redis that does not answer is waited for: a busy machine may only have been slow
 
 
@@ -84,7 +85,13 @@ class GuardedSlots(Slots):
         try:
             return await self.shared.busy(urls)
         except StoreDown as exc:
-            raise StoreUnavailable("Redis, which counts the slots, does not answer.") from exc
+            raise StoreUnavailable(NO_ANSWER) from exc
+
+    async def waiting(self) -> int:
+        try:
+            return await self.shared.waiting()
+        except StoreDown as exc:
+            raise StoreUnavailable(NO_ANSWER) from exc
 
     def _granted_by_redis(self, name: str, url: str) -> None:
         if name not in self.alone.held:

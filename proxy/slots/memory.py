@@ -73,6 +73,9 @@ class MemorySlots(Slots):
     async def busy(self, urls: Sequence[str]) -> Mapping[str, int]:
         return {url: self._busy[url] for url in urls}
 
+    async def waiting(self) -> int:
+        return sum(len(line) for line in self._lines.values())
+
     def _first_for(self, url: str) -> Ticket | None:
         """Who is first in line for a free slot of an upstream."""
         firsts = [next((each for each in line if url in each.places), None) for line in self._lines.values()]

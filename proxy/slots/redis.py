@@ -83,6 +83,14 @@ class RedisSlots:
     async def busy(self, urls: Sequence[str]) -> Mapping[str, int]:
         return dict(zip(urls, await self._run(BUSY, *urls), strict=True))
 
+    async def waiting(self) -> int:
+        if self._connection is None:
+            raise StoreDown("Redis is not connected.")
+        try:
+            return int(await self._connection.send(b"HLEN", f"{self._prefix}asks"))
+        except Refused as exc:
+            raise StoreDown(str(exc)) from exc
+
     # -- workers -------------------------------------------------------------------------------------------------
 
     async def beat(self, held: Iterable[tuple[str, str]]) -> bool:

@@ -25,7 +25,7 @@ def left(response):
 
 
 def used(someone):
-    return [use.used for use in gateway().remaining(someone.user)]
+    return [use.used for use in gateway().remaining([someone.user])[0]]
 
 
 def test_what_a_call_used_is_what_it_costs(live, chat):

@@ -1,0 +1,169 @@
+"""What went on in the last hour, day or month: series for charts, and who stands out. Read from ledger and refusals."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, NamedTuple
+
+from django.db.models import Count, Sum
+from django.db.models.functions import Trunc
+
+from accounts.models import User
+
+from .models import RefusalCount, UsageRecord
+from .reports import Key, Total, add_up, totals
+from .rollup import FAILED, SUMS, begin_of
+
+SHOWN = 5  # users in a list
+SLOWEST_OF = 3  # calls that a user must have made to be among the slowest
+
+
+class Span(NamedTuple):
+    """A stretch of time up to now, in steps of a chart."""
+
+    name: str
+    kind: str  # of step, as Trunc calls it
+    step: timedelta
+    length: int  # in steps
+    shown: str  # of a step, as strftime has it
+
+    def steps(self, now: datetime) -> list[datetime]:
+        """The first moment of each step, the last being the one of now."""
+        last = now.astimezone(UTC).replace(second=0, microsecond=0)
+        if self.kind != "minute":
+            last = last.replace(minute=0)
+        if self.kind == "day":
+            last = last.replace(hour=0)
+        return [last - n * self.step for n in reversed(range(self.length))]
+
+
+SPANS = {
+    span.name: span
+    for span in (
+        Span("hour", "minute", timedelta(minutes=1), 60, "%H:%M"),
+        Span("day", "hour", timedelta(hours=1), 24, "%H:%M"),
+        Span("month", "day", timedelta(days=1), 30, "%d %b"),
+    )
+}
+
+
+class UserUse(NamedTuple):
+    """What one user did. There is no name where the user is deleted."""
+
+    user_id: int | None
+    name: str
+    total: Total
+
+
+class Refused(NamedTuple):
+    """How often one limit refused calls, and whose it refused most often."""
+
+    reason: str
+    times: int
+    users: int
+    user_id: int | None
+    name: str
+
+
+@dataclass
+class Activity:
+    """One span. Series have a number for each step; `tokens` are by tier."""
+
+    labels: list[str]
+    answered: list[int] = field(default_factory=list)
+    failed: list[int] = field(default_factory=list)
+    refused: list[int] = field(default_factory=list)
+    tokens: dict[str, list[int]] = field(default_factory=dict)
+    biggest: list[UserUse] = field(default_factory=list)
+    slowest: list[UserUse] = field(default_factory=list)
+    refusals: list[Refused] = field(default_factory=list)
+
+    @property
+    def is_empty(self) -> bool:
+        return not any((*self.answered, *self.failed, *self.refused))
+
+
+def activity(span: Span, now: datetime) -> Activity:
+    """What went on, by six queries at most, however many rows there are."""
+    steps = span.steps(now)
+    used, refused = used_in(span, steps[0]), refused_in(span, steps[0])
+    by_step: dict[datetime, Total] = defaultdict(Total)
+    by_tier: dict[str, dict[datetime, int]] = defaultdict(dict)
+    by_user: dict[int | None, Total] = defaultdict(Total)
+    for (step, tier, user_id), total in used.items():
+        by_step[step] += total
+        by_tier[tier][step] = by_tier[tier].get(step, 0) + total.tokens
+        by_user[user_id] += total
+    refusals_of_step: Counter[datetime] = Counter()
+    for (step, _, _), count in refused.items():
+        refusals_of_step[step] += count
+    tallies = refusals(refused)
+    names = names_of({*by_user, *(each.user_id for each in tallies)})
+    people = [UserUse(user_id, names.get(user_id, ""), total) for user_id, total in by_user.items()]
+    return Activity(
+        [step.strftime(span.shown) for step in steps],
+        [by_step[step].calls - by_step[step].failed for step in steps],
+        [by_step[step].failed for step in steps],
+        [refusals_of_step[step] for step in steps],
+        {tier: [of_tier.get(step, 0) for step in steps] for tier, of_tier in sorted(by_tier.items())},
+        sorted(people, key=lambda each: -each.total.tokens)[:SHOWN],
+        slowest(people),
+        [each._replace(name=names.get(each.user_id, "")) for each in tallies],
+    )
+
+
+def slowest(people: Iterable[UserUse]) -> list[UserUse]:
+    """Who waited longest for a whole answer, on average."""
+    often = [each for each in people if each.total.calls >= SLOWEST_OF]
+    return sorted(often, key=lambda each: -each.total.seconds)[:SHOWN]
+
+
+def used_in(span: Span, begin: datetime) -> dict[tuple[datetime, str, int | None], Total]:
+    """What was used since then, by step, tier and user."""
+    if span.kind == "day":
+        found: Mapping[Key, Total] = totals(begin.date(), "day", "tier", "user_id")
+        return {(moment_of(day), str(tier), user_id): total for (day, tier, user_id), total in found.items()}
+    asked: dict[str, Any] = {name: Sum(name) for name in SUMS}
+    rows = (
+        UsageRecord.objects.filter(admitted_at__gte=begin)
+        .order_by()
+        .values("tier", "user_id", step=Trunc("admitted_at", span.kind, tzinfo=UTC))
+        .annotate(calls=Count("pk"), failed=Count("pk", filter=FAILED), **asked)
+    )
+    return {(step, str(tier), user_id): total for (step, tier, user_id), total in add_up(rows, BY).items()}
+
+
+BY = ("step", "tier", "user_id")
+
+
+def moment_of(day: date | str) -> datetime:
+    return begin_of(day if isinstance(day, date) else date.fromisoformat(day))
+
+
+def refused_in(span: Span, begin: datetime) -> dict[tuple[datetime, str, int | None], int]:
+    """How often limits refused since then, by step, reason and user."""
+    rows = (
+        RefusalCount.objects.filter(minute__gte=begin)
+        .order_by()
+        .values("reason", "user_id", step=Trunc("minute", span.kind, tzinfo=UTC))
+        .annotate(times=Sum("count"))
+    )
+    return {(row["step"], row["reason"], row["user_id"]): row["times"] for row in rows}
+
+
+def refusals(refused: Mapping[tuple[datetime, str, int | None], int]) -> list[Refused]:
+    """One line for each reason, the most frequent first, without names."""
+    by_reason: dict[str, Counter[int | None]] = defaultdict(Counter)
+    for (_, reason, user_id), count in refused.items():
+        by_reason[reason][user_id] += count
+    lines = [
+        Refused(reason, users.total(), len(users), users.most_common(1)[0][0], "")
+        for reason, users in by_reason.items()
+    ]
+    return sorted(lines, key=lambda each: -each.times)
+
+
+def names_of(user_ids: Iterable[int | None]) -> dict[int | None, str]:
+    wanted = [each for each in user_ids if each is not None]
+    return dict(User.objects.filter(pk__in=wanted).values_list("pk", "username"))

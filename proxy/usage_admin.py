@@ -1,0 +1,223 @@
+"""What was used, in the admin: the ledger, its daily sums and the refusals, to be looked at, searched and exported.
+
+The ledger has millions of rows, so none of its pages counts them or looks for the values that a column has.
+"""
+
+import csv
+from collections.abc import AsyncIterator, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.db.models import Max, Min, Q, QuerySet
+from django.http import HttpRequest, StreamingHttpResponse
+from django.urls import path
+from django.utils import timezone
+from unfold.admin import ModelAdmin
+from unfold.contrib.filters.admin import AutocompleteSelectFilter
+from unfold.paginator import InfinitePaginator
+
+from accounts.models import Tier
+
+from .cache import Result
+from .endpoints import ENDPOINTS
+from .models import DailyUsage, RefusalCount, UsageRecord
+
+CHUNK = 2000  # rows of one query of an export
+COLUMNS = [field.attname for field in UsageRecord._meta.concrete_fields if not field.primary_key]
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+
+
+class ReadOnlyAdmin(ModelAdmin):
+    """Rows that the gateway writes and nobody edits."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+class OneOf(admin.SimpleListFilter):
+    """A filter by one of some values that are known beforehand, of the field that it is named for."""
+
+    def queryset(self, request: HttpRequest, rows: QuerySet[Any]) -> QuerySet[Any]:
+        return rows.filter((self.parameter_name, self.value())) if self.value() is not None else rows
+
+
+class EndpointFilter(OneOf):
+    title = parameter_name = "endpoint"
+
+    def lookups(self, request: HttpRequest, pages: Any) -> Sequence[tuple[str, str]]:
+        return [(each.name, each.name) for each in ENDPOINTS]
+
+
+class TierFilter(OneOf):
+    title = parameter_name = "tier"
+
+    def lookups(self, request: HttpRequest, pages: Any) -> Sequence[tuple[str, str]]:
+        return [(name, name) for name in Tier.objects.values_list("name", flat=True)]
+
+
+class CacheFilter(OneOf):
+    title = parameter_name = "cache"
+
+    def lookups(self, request: HttpRequest, pages: Any) -> Sequence[tuple[str, str]]:
+        return [(each.value, each.value) for each in Result]
+
+
+OUTCOMES = {
+    "well": Q(status__lt=400, error=""),
+    "cut": Q(status__lt=400) & ~Q(error=""),
+    "refused": Q(status__gte=400, status__lt=499),
+    "left": Q(status=499),
+    "failed": Q(status__gte=500),
+}
+
+
+class OutcomeFilter(admin.SimpleListFilter):
+    title = "outcome"
+    parameter_name = "outcome"
+
+    def lookups(self, request: HttpRequest, pages: Any) -> Sequence[tuple[str, str]]:
+        return [
+            ("well", "ended well"),
+            ("cut", "broken off in its answer"),
+            ("refused", "refused"),
+            ("left", "client left"),
+            ("failed", "failed"),
+        ]
+
+    def queryset(self, request: HttpRequest, rows: QuerySet[Any]) -> QuerySet[Any]:
+        return rows.filter(OUTCOMES.get(self.value() or "", Q()))
+
+
+class SpannedQuerySet(QuerySet[Any]):
+    """Rows whose months or days are all between the first and the last, instead of what a look at each row says."""
+
+    def datetimes(self, field_name: str, kind: str, order: str = "ASC", tzinfo: Any = None) -> Any:
+        ends = self.aggregate(first=Min(field_name), last=Max(field_name))
+        return steps(ends["first"], ends["last"], kind) if ends["first"] else []
+
+
+def steps(first: datetime, last: datetime, kind: str) -> list[datetime]:
+    """The first moment of each month or day from the one to the other, in UTC."""
+    first, last = first.astimezone(UTC), last.astimezone(UTC)
+    if kind == "day":
+        midnight = first.replace(hour=0, minute=0, second=0, microsecond=0)
+        return [midnight + timedelta(days=n) for n in range((last - midnight).days + 1)]
+    months = range(first.year * 12 + first.month - 1, last.year * 12 + last.month)
+    return [datetime(month // 12, month % 12 + 1, 1, tzinfo=UTC) for month in months]
+
+
+@admin.register(UsageRecord)
+class UsageRecordAdmin(ReadOnlyAdmin):
+    list_display = [
+        "admitted_at",
+        "user",
+        "tier",
+        "endpoint",
+        "model",
+        "status",
+        "error",
+        "cache",
+        "prompt_tokens",
+        "completion_tokens",
+        "total_ms",
+    ]
+    list_filter = [
+        OutcomeFilter,
+        TierFilter,
+        EndpointFilter,
+        CacheFilter,
+        ("user", AutocompleteSelectFilter),
+    ]
+    list_filter_submit = True
+    list_select_related = ["user"]
+    list_per_page = 50
+    list_fullwidth = True
+    date_hierarchy = "admitted_at"
+    search_fields = ["request_id"]
+    search_help_text = "The x-request-id of an answer."
+    show_full_result_count = False
+    paginator = InfinitePaginator
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        return SpannedQuerySet(UsageRecord).order_by(*self.get_ordering(request))
+
+    def get_search_results(self, request: HttpRequest, rows: Any, search_term: str) -> tuple[Any, bool]:
+        """The one row of an id, by its index."""
+        return (rows.filter(request_id=search_term.strip()) if search_term.strip() else rows), False
+
+    # -- export --------------------------------------------------------------------------------------------------
+
+    def get_urls(self) -> list[Any]:
+        page = self.admin_site.admin_view(self.export_view)
+        return [path("export/", page, name="proxy_usagerecord_export"), *super().get_urls()]
+
+    def export_view(self, request: HttpRequest) -> StreamingHttpResponse:
+        """All rows that the list's filters let through, as CSV, the oldest first."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        rows = self.get_changelist_instance(request).get_queryset(request)
+        name = f"calls-{timezone.now():%Y-%m-%d}.csv"
+        headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
+        return StreamingHttpResponse(csv_of(rows), content_type="text/csv; charset=utf-8", headers=headers)
+
+
+async def csv_of(rows: QuerySet[Any]) -> AsyncIterator[str]:
+    """Lines of CSV, a chunk at a time: never are more rows in memory, and no query takes long."""
+    read = sync_to_async(next_chunk)
+    yield line(["user", *COLUMNS])
+    last = 0
+    while chunk := await read(rows, last):
+        yield "".join(line([row.user.username if row.user else "", *values_of(row)]) for row in chunk)
+        last = chunk[-1].pk
+
+
+def next_chunk(rows: QuerySet[Any], after: int) -> list[Any]:
+    return list(rows.filter(pk__gt=after).order_by("pk").select_related("user")[:CHUNK])
+
+
+def values_of(row: UsageRecord) -> Iterator[Any]:
+    for name in COLUMNS:
+        value = getattr(row, name)
+        yield value.isoformat() if isinstance(value, datetime) else value
+
+
+class Line:
+    """What csv writes to, to get a line back."""
+
+    def write(self, text: str) -> str:
+        return text
+
+
+def line(values: Sequence[Any]) -> str:
+    """One line. A text that a spreadsheet would take for a formula gets a quote before it."""
+    safe = [f"'{value}" if isinstance(value, str) and value.startswith(FORMULAS) else value for value in values]
+    return str(csv.writer(Line()).writerow(safe))
+
+
+@admin.register(DailyUsage)
+class DailyUsageAdmin(ReadOnlyAdmin):
+    list_display = ["day", "user", "tier", "model", "calls", "failed", "prompt_tokens", "completion_tokens"]
+    list_filter = [TierFilter, ("user", AutocompleteSelectFilter)]
+    list_filter_submit = True
+    list_select_related = ["user"]
+    date_hierarchy = "day"
+    show_full_result_count = False
+
+
+@admin.register(RefusalCount)
+class RefusalCountAdmin(ReadOnlyAdmin):
+    list_display = ["minute", "user", "reason", "count"]
+    list_filter = ["reason", ("user", AutocompleteSelectFilter)]
+    list_filter_submit = True
+    list_select_related = ["user"]
+    date_hierarchy = "minute"
+    show_full_result_count = False
