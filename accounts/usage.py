@@ -76,6 +76,10 @@ class UsageReader(Protocol):
         """What a user has used since the begin of a day (UTC), of each model, the most used first."""
         ...
 
+    def models(self, user: "User") -> Sequence[str]:
+        """The models that a user may use now, by the names that /v1/models tells."""
+        ...
+
 
 class Tally(NamedTuple):
     """How often something happened in a window, and the seconds until all of that is forgotten."""

@@ -3,6 +3,7 @@
 from typing import Any
 
 from django.utils import timezone
+from drf_spectacular.utils import extend_schema
 from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.generics import GenericAPIView
 from rest_framework.permissions import AllowAny
@@ -15,6 +16,7 @@ from .callers import load_policies
 from .errors import InvalidApiKey, UnknownKey
 from .keys import check_is_sign_in, check_password_is_recent, make_key
 from .models import ApiKey, User
+from .schemas import KeyList, MadeKey, Me, Revoked, TokenPair
 from .serializers import KeySerializer, NewKeySerializer, RefreshSerializer, RevokeSerializer, TokenSerializer
 from .usage import usage_reader
 
@@ -34,6 +36,7 @@ class PublicView(GenericAPIView[Any]):
 class TokenView(PublicView):
     serializer_class = TokenSerializer
 
+    @extend_schema(summary="Sign in", responses=TokenPair)
     def post(self, request: Request) -> Response:
         try:
             return Response(self.validated(request), headers={"Cache-Control": "no-store"})
@@ -44,6 +47,7 @@ class TokenView(PublicView):
 class RefreshView(PublicView):
     serializer_class = RefreshSerializer
 
+    @extend_schema(summary="Stay signed in", responses=TokenPair)
     def post(self, request: Request) -> Response:
         return Response(self.validated(request), headers={"Cache-Control": "no-store"})
 
@@ -51,6 +55,7 @@ class RefreshView(PublicView):
 class RevokeView(PublicView):
     serializer_class = RevokeSerializer
 
+    @extend_schema(summary="Sign out: both tokens of a pair end", responses=Revoked)
     def post(self, request: Request) -> Response:
         sign_in = self.validated(request)["sign_in"]
         if sign_in.ended_at is None:
@@ -64,11 +69,13 @@ class KeysView(GenericAPIView[ApiKey]):
 
     serializer_class = NewKeySerializer
 
+    @extend_schema(summary="List the own API keys", operation_id="auth_keys_list", responses=KeyList)
     def get(self, request: Request) -> Response:
         check_is_sign_in(token_of(request))
         keys = ApiKey.objects.filter(user_id=user_id_of(request))
         return Response({"data": KeySerializer(keys, many=True).data})
 
+    @extend_schema(summary="Make an API key, shown once", responses={201: MadeKey})
     def post(self, request: Request) -> Response:
         check_password_is_recent(token_of(request))
         serializer = self.get_serializer(data=request.data)
@@ -80,6 +87,7 @@ class KeysView(GenericAPIView[ApiKey]):
 class KeyView(APIView):
     """One of the caller's own API keys."""
 
+    @extend_schema(summary="Revoke an own API key", responses=KeySerializer)
     def delete(self, request: Request, pk: int) -> Response:
         check_is_sign_in(token_of(request))
         keys = ApiKey.objects.filter(user_id=user_id_of(request), pk=pk)
@@ -92,6 +100,7 @@ class KeyView(APIView):
 class MeView(APIView):
     """The caller's own account: tier, quotas and what is left of them."""
 
+    @extend_schema(summary="See the own tier, quotas and what is left of them", responses=Me)
     def get(self, request: Request) -> Response:
         user = User.objects.select_related("tier").get(pk=user_id_of(request))
         tier = load_policies().tiers[user.tier_id]

@@ -119,6 +119,7 @@ MIDDLEWARE = [  # the default lane's
     "django_prometheus.middleware.PrometheusBeforeMiddleware",
     "llmgateway.middleware.RequestId",
     "llmgateway.middleware.RequestMetrics",
+    "llmgateway.middleware.OwnOriginOnly",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -181,10 +182,9 @@ WHITENOISE_USE_FINDERS = True  # serves the admin's files from where they are in
 USE_TZ = True
 TIME_ZONE = "UTC"
 USE_I18N = False
-DATETIME_FORMAT = "Y-m-d H:i"
+FORMAT_MODULE_PATH = ["llmgateway.formats"]
 LOGIN_URL = "account-login"
-LOGIN_REDIRECT_URL = "account"
-LOGOUT_REDIRECT_URL = "account-login"
+LOGIN_REDIRECT_URL = "admin:index"
 SECURE_REDIRECT_EXEMPT = [r"^metrics$"]
 # WhiteNoise has no asynchronous file response yet; its files are small and the default lane's alone.
 warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous iterators")
@@ -194,6 +194,7 @@ UNFOLD = {
     "SITE_HEADER": "llmgateway",
     "SITE_SYMBOL": "hub",
     "SITE_URL": None,
+    "SITE_FAVICONS": [{"rel": "icon", "href": lambda _: static("accounts/icon.svg"), "type": "image/svg+xml"}],
     "SHOW_VIEW_ON_SITE": False,
     "DASHBOARD_CALLBACK": "proxy.dashboard.fill",
     "STYLES": [lambda _: static("proxy/admin.css")],
@@ -205,9 +206,23 @@ REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": ["accounts.authentication.TokenAuthentication"],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_SCHEMA_CLASS": "proxy.openapi.GatewaySchema",
     "EXCEPTION_HANDLER": "proxy.answers.answer_in_drf",
     "UNAUTHENTICATED_USER": None,
     "NUM_PROXIES": 0,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "llmgateway",
+    "DESCRIPTION": "llama-servers for many: OpenAI's and Anthropic's ways to ask, with the limits of your tier.",
+    "VERSION": "v1",
+    "PREPROCESSING_HOOKS": ["proxy.openapi.only_the_api"],
+    "POSTPROCESSING_HOOKS": ["proxy.openapi.add_components"],
+    "SERVE_AUTHENTICATION": [],
+    "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "SWAGGER_UI_SETTINGS": {"defaultModelsExpandDepth": -1, "persistAuthorization": True},
 }
 SIMPLE_JWT = {
     "ACCESS_TOKEN_LIFETIME": timedelta(seconds=ACCESS_TOKEN_LIFETIME),

@@ -3,6 +3,7 @@
 from django.contrib import admin
 from django.urls import include, path
 from django.views.generic import RedirectView
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from proxy import dashboard, health, views
 from proxy.endpoints import ENDPOINTS
@@ -19,6 +20,9 @@ urlpatterns = [
     path("health/ready", health.Ready.as_view(), name="health-ready"),
     # default lane
     path("auth/", include("accounts.urls")),
+    path("account/", include("accounts.account_urls")),
+    path("schema", SpectacularAPIView.as_view(), name="schema"),
+    path("docs", SpectacularSwaggerView.as_view(), name="docs"),
     path("admin/live/", admin.site.admin_view(dashboard.live), name="admin-live"),
     path("admin/", admin.site.urls),
     path("metrics", export_metrics, name="metrics"),

@@ -151,6 +151,7 @@ class UsageRecord(models.Model):
 
     class Meta:
         ordering = ["-admitted_at"]
+        verbose_name = "call"
         indexes: ClassVar = [models.Index(fields=["user", "admitted_at"], name="usage_of_a_user")]
 
     def __str__(self) -> str:

@@ -93,6 +93,9 @@ class Reports(UsageReader):
             for row in UsageRecord.objects.filter(user_id=user.pk).order_by("-admitted_at")[:count]
         ]
 
+    def models(self, user: User) -> Sequence[str]:
+        return self.gateway.models_for(user)
+
     def totals(self, user: User, since: date) -> Sequence[ModelUse]:
         found = totals(since, "model", only=Q(user_id=user.pk))
         return [

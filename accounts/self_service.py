@@ -1,0 +1,121 @@
+"""Pages of a signed-in client: own limits and use, own keys, and lines to paste."""
+
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any, cast
+
+from django import forms
+from django.contrib import messages
+from django.contrib.auth import authenticate, views
+from django.contrib.auth.forms import AuthenticationForm
+from django.contrib.auth.mixins import LoginRequiredMixin
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import reverse, reverse_lazy
+from django.utils import timezone
+from django.views.generic import TemplateView, View
+
+from .errors import GatewayError, RateLimitExceeded, StoreUnavailable
+from .keys import make_key
+from .models import ApiKey, User
+from .usage import usage_reader
+
+MONTH = timedelta(days=29)  # before today
+RECENT_CALLS = 10
+
+
+class SignInForm(AuthenticationForm):
+    def clean(self) -> Any:
+        """Tell people when to come back, where they would be told as a program is."""
+        try:
+            return super().clean()
+        except RateLimitExceeded as exc:
+            raise forms.ValidationError(str(exc)) from exc
+
+
+class SignInView(views.LoginView):
+    form_class = SignInForm
+    template_name = "account/sign_in.html"
+    redirect_authenticated_user = True
+    next_page = "account"
+
+
+class PasswordView(views.PasswordChangeView):
+    """A new password signs out everywhere else, and ends all tokens."""
+
+    template_name = "account/password.html"
+    success_url = reverse_lazy("account")
+
+    def form_valid(self, form: Any) -> HttpResponse:
+        messages.success(
+            self.request, "Your password is changed, and tokens made before are refused. Keys go on working."
+        )
+        return super().form_valid(form)
+
+
+class NewKeyForm(forms.Form):
+    """What a key is for, and the password again: an open browser is not enough to take a key away."""
+
+    name = forms.CharField(max_length=100, help_text="Where you use it, for example: laptop.")
+    password = forms.CharField(
+        label="Your password", widget=forms.PasswordInput(attrs={"autocomplete": "current-password"}), strip=False
+    )
+
+    def __init__(self, request: HttpRequest, data: Any = None) -> None:
+        super().__init__(data)
+        self.request = request
+
+    def clean(self) -> dict[str, Any]:
+        given = self.cleaned_data
+        if {"name", "password"} <= given.keys():
+            try:
+                user = authenticate(self.request, username=user_of(self.request).username, password=given["password"])
+            except RateLimitExceeded as exc:
+                raise forms.ValidationError(str(exc)) from exc
+            if user != self.request.user:
+                self.add_error("password", "This is not your password.")
+        return given
+
+
+class AccountView(LoginRequiredMixin, TemplateView):
+    """Everything on one page. A new key is shown in answer to the form that made it, and never again."""
+
+    template_name = "account/account.html"
+
+    def get_context_data(self, **told: Any) -> dict[str, Any]:
+        user = user_of(self.request)
+        context: dict[str, Any] = {
+            "keys": ApiKey.objects.filter(user=user),
+            "totals": usage_reader().totals(user, (timezone.now() - MONTH).date()),
+            "calls": usage_reader().recent(user, RECENT_CALLS),
+            "uses": None,
+            "base_url": f"{self.request.scheme}://{self.request.get_host()}",
+            "model": next(iter(usage_reader().models(user)), "MODEL"),
+            "form": NewKeyForm(self.request),
+        }
+        with suppress(StoreUnavailable, TimeoutError):  # the page says so
+            context["uses"] = usage_reader().remaining(user)
+        return super().get_context_data(**{**context, **told})
+
+    def post(self, request: HttpRequest) -> HttpResponse:
+        """Make a key."""
+        form, text = NewKeyForm(request, request.POST), ""
+        if form.is_valid():
+            try:
+                _, text = make_key(user_of(request), form.cleaned_data["name"])
+                form = NewKeyForm(request)
+            except GatewayError as exc:
+                form.add_error(None, str(exc))
+        response = self.render_to_response(self.get_context_data(form=form, text=text))
+        response["Cache-Control"] = "no-store"
+        return response
+
+
+class RevokeKeyView(LoginRequiredMixin, View):
+    def post(self, request: HttpRequest, pk: int) -> HttpResponse:
+        if ApiKey.objects.filter(user=user_of(request), pk=pk).revoke():
+            messages.success(request, "The key is revoked. It stops working within 2 seconds.")
+        return HttpResponseRedirect(reverse("account"))
+
+
+def user_of(request: HttpRequest) -> User:
+    return cast(User, request.user)
