@@ -11,6 +11,7 @@ import gc
 import logging
 import os
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import django
@@ -27,6 +28,7 @@ from proxy.gateway import gateway  # noqa: E402
 
 from .default_lane import DefaultLane  # noqa: E402
 from .drain import Drain  # noqa: E402
+from .processes import begin  # noqa: E402
 from .relay_lane import RelayLane  # noqa: E402
 
 logger = logging.getLogger(__name__)
@@ -71,6 +73,8 @@ class Lanes:
             sentences = "\n".join(str(error) for error in errors)
             await send({"type": "lifespan.startup.failed", "message": f"The settings are dangerous.\n{sentences}"})
             return
+        if settings.PROMETHEUS_MULTIPROC_DIR:
+            await asyncio.to_thread(begin, Path(settings.PROMETHEUS_MULTIPROC_DIR))
         await gateway().start()
         self.drain = Drain(gateway(), self.cut)
         self.drain.start()

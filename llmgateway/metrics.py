@@ -1,5 +1,6 @@
 """/metrics, for Prometheus and for nobody else."""
 
+from pathlib import Path
 from typing import Any
 
 from django.conf import settings
@@ -11,11 +12,14 @@ from accounts.errors import InvalidApiKey
 from proxy.answers import answer_to
 
 from .addresses import is_forwarded, peer, scope_of, within
+from .processes import sweep
 
 
 def export_metrics(request: Any) -> HttpResponse:
     if not may_read(request):
         return answer_to(InvalidApiKey("Metrics are for bearers of METRICS_TOKEN and for peers in METRICS_ALLOW."))
+    if settings.PROMETHEUS_MULTIPROC_DIR:
+        sweep(Path(settings.PROMETHEUS_MULTIPROC_DIR))
     return ExportToDjangoView(request)
 
 

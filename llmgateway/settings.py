@@ -71,6 +71,9 @@ DRAIN_TIMEOUT = env.float("DRAIN_TIMEOUT", 60.0)  # seconds that running calls h
 
 # -- Metrics --------------------------------------------------------------------------------------------------
 METRICS_TOKEN = env.str("METRICS_TOKEN", "")
+PROMETHEUS_MULTIPROC_DIR = env.str("PROMETHEUS_MULTIPROC_DIR", "")  # where several workers add theirs up
+if PROMETHEUS_MULTIPROC_DIR:
+    Path(PROMETHEUS_MULTIPROC_DIR).mkdir(parents=True, exist_ok=True)  # prometheus_client does not
 METRICS_ALLOW = env.networks("METRICS_ALLOW", "127.0.0.0/8,::1")
 
 # -- Stores ---------------------------------------------------------------------------------------------------

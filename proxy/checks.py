@@ -29,6 +29,19 @@ def check_workers(**_: Any) -> list[CheckMessage]:
 
 
 @register
+def check_metrics(**_: Any) -> list[CheckMessage]:
+    if settings.WORKERS <= 1 or settings.PROMETHEUS_MULTIPROC_DIR:
+        return []
+    return [
+        Warning(
+            f"/metrics tells what one of {settings.WORKERS} workers counted, another one at each scrape.",
+            hint="Set PROMETHEUS_MULTIPROC_DIR to an empty directory, before Python starts.",
+            id="proxy.W004",
+        )
+    ]
+
+
+@register
 def check_store(**_: Any) -> list[CheckMessage]:
     found: list[CheckMessage] = []
     if settings.REDIS_URL and not settings.REDIS_URL.startswith(("redis://", "rediss://", "unix://")):

@@ -25,10 +25,11 @@ from .cache.memory import MemoryAnswers
 from .cache.redis import RedisAnswers
 from .counting import PromptCounter
 from .destinations import Destinations
+from .gauges import Gauges
 from .history import History
 from .ledger import Ledger
 from .members import Member, Spec
-from .metrics import CACHE_UP, LEDGER_WAITING, SNAPSHOT_AGE, STORE_UP
+from .metrics import CACHE_UP, STORE_UP
 from .models import ModelAlias, Upstream
 from .pool import Pool
 from .queue import SlotQueue
@@ -68,8 +69,6 @@ class Gateway:
         self.ledger = Ledger(settings.LEDGER_MAX_ROWS)
         self.history = History()
         self.admission = self._new_admission()
-        SNAPSHOT_AGE.set_function(lambda: self.snapshot.age)
-        LEDGER_WAITING.set_function(lambda: self.ledger.waiting)
 
     async def start(self) -> None:
         """Read what calls need and look at the llama-servers, then keep doing so."""
@@ -94,8 +93,11 @@ class Gateway:
         await self.ledger.start()
         self.roll_up = RollUp()
         self.roll_up.start()
+        self.gauges = Gauges(self)
+        self.gauges.start()
 
     async def stop(self) -> None:
+        await self.gauges.stop()
         await self.roll_up.stop()
         await self.cache.stop()
         await self.pool.stop()

@@ -1,4 +1,7 @@
-"""What operators count. No label holds anything that a client can choose."""
+"""What operators count. No label holds anything that a client can choose.
+
+Of several workers each tells what all count: gauges say how theirs combine, and only those of live workers do.
+"""
 
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
@@ -28,19 +31,36 @@ TOKENS = Counter(
     ["kind", "model", "tier"],
 )
 CACHE = Counter("api_cache_requests_total", "Calls by how they were answered: hit, miss, joined, bypass.", ["result"])
-CACHE_UP = Gauge("api_cache_up", "1 while answers are kept where they should be, 0 while Redis is out of reach.")
+CACHE_UP = Gauge(
+    "api_cache_up",
+    "1 while answers are kept where they should be, 0 while Redis is out of reach.",
+    multiprocess_mode="livemin",
+)
 LEDGER_ROWS = Counter("api_ledger_rows_total", "Rows of the ledger, written or rejected by the database.", ["result"])
-LEDGER_WAITING = Gauge("api_ledger_waiting_rows", "Ended calls whose row is not in the ledger yet.")
-STORE_UP = Gauge("api_store_up", "1 while limits are counted where they should be, 0 while Redis is out of reach.")
+LEDGER_WAITING = Gauge(
+    "api_ledger_waiting_rows", "Ended calls whose row is not in the ledger yet.", multiprocess_mode="livesum"
+)
+STORE_UP = Gauge(
+    "api_store_up",
+    "1 while limits are counted where they should be, 0 while Redis is out of reach.",
+    multiprocess_mode="livemin",
+)
 QUEUE_WAIT = Histogram(
     "api_queue_wait_seconds", "Time that calls waited for the slot they got.", ["tier"], buckets=SECONDS
 )
-QUEUE_DEPTH = Gauge("api_queue_depth", "Calls that wait for a slot now, in this process.", ["model"])
+QUEUE_DEPTH = Gauge("api_queue_depth", "Calls that wait for a slot now.", ["model"], multiprocess_mode="livesum")
 UPSTREAM_SLOTS = Gauge(
     "api_upstream_slots",
-    "Slots of an upstream: all, and busy with calls of this process.",
+    "Slots of an upstream: all, and busy with calls of any worker.",
     ["upstream", "state"],
+    multiprocess_mode="livemostrecent",
 )
-UPSTREAM_UP = Gauge("api_upstream_up", "1 while the llama-server answers.", ["upstream"])
+UPSTREAM_UP = Gauge(
+    "api_upstream_up", "1 while the llama-server answers every worker.", ["upstream"], multiprocess_mode="livemin"
+)
 UPSTREAM_ERRORS = Counter("api_upstream_errors_total", "Failures of a llama-server, by kind.", ["upstream", "kind"])
-SNAPSHOT_AGE = Gauge("api_snapshot_age_seconds", "Time since tiers and quotas were last read from the database.")
+SNAPSHOT_AGE = Gauge(
+    "api_snapshot_age_seconds",
+    "Time since tiers and quotas were last read from the database.",
+    multiprocess_mode="livemax",
+)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -271,7 +272,12 @@ def reason_of(exc: GatewayError) -> str:
 
 
 def forget_series(name: str) -> None:
-    """The metrics of an upstream that is gone, or has another name now."""
+    """The metrics of an upstream that is gone, or has another name now. Where workers share them, they stay, as 0."""
+    UPSTREAM_UP.labels(name).set(0)
+    for state in ("all", "busy"):
+        UPSTREAM_SLOTS.labels(name, state).set(0)
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        return
     with suppress(KeyError):
         UPSTREAM_UP.remove(name)
     for state in ("all", "busy"):

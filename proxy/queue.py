@@ -14,7 +14,7 @@ from time import monotonic
 
 from .errors import Overloaded, StillLoading, Stopping, UpstreamUnavailable
 from .members import Lease, Member
-from .metrics import QUEUE_DEPTH, QUEUE_WAIT, REJECTIONS, UPSTREAM_SLOTS
+from .metrics import QUEUE_DEPTH, QUEUE_WAIT, REJECTIONS
 from .pool import Pool
 from .service import Service
 from .slots import Slots, Ticket
@@ -217,19 +217,14 @@ class SlotQueue:
             return None
         service = self._services.setdefault(want.model, Service())
         service.begin(began)
-        count_busy(member, 1)
+        member.in_flight += 1
 
         def give_back() -> None:
             service.end(began, monotonic())
-            count_busy(member, -1)
+            member.in_flight -= 1
             self.slots.release(name, url)
 
         return Lease(member, give_back)
-
-
-def count_busy(member: Member, more: int) -> None:
-    member.in_flight += more
-    UPSTREAM_SLOTS.labels(member.name, "busy").set(member.in_flight)
 
 
 def slot_of(waiting: Waiting) -> str | None:

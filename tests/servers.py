@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -131,9 +131,10 @@ def database_url() -> str:
 
 
 class Worker:
-    """A gateway in a process of its own, on the tests' database. `environment` is what else it is told."""
+    """A gateway in processes of its own, on the tests' database. `environment` is what else it is told."""
 
-    def __init__(self, llama: str, **environment: str) -> None:
+    def __init__(self, llama: str, workers: int = 1, **environment: str) -> None:
+        self.workers = workers
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         own = {"DATABASE_URL": database_url(), "LLAMA_SERVERS": llama, "LOG_LEVEL": "WARNING", "CACHE_TTL": "0"}
@@ -141,7 +142,7 @@ class Worker:
         self.process: subprocess.Popen[bytes]
 
     def start(self) -> None:
-        options = ["--port", str(self.port), "--no-access-log", "--no-proxy-headers"]
+        options = ["--port", str(self.port), "--no-access-log", "--no-proxy-headers", "--workers", str(self.workers)]
         command = [sys.executable, "-m", "uvicorn", "llmgateway.asgi:application", *options]
         self.process = subprocess.Popen(command, cwd=ROOT, env=self.environment)
 
@@ -150,9 +151,21 @@ class Worker:
         wait_until(lambda: answers(f"{self.url}/health/ready"), "a worker is ready", within=30)
         return self
 
+    @property
+    def children(self) -> list[int]:
+        """The worker processes, where there are several."""
+        listed = subprocess.run(
+            ["pgrep", "-P", str(self.process.pid), "-f", "spawn_main"], capture_output=True, text=True
+        )
+        return [int(pid) for pid in listed.stdout.split()]
+
     def __exit__(self, *exc: object) -> None:
+        children = self.children
         self.process.kill()
         self.process.wait()
+        for pid in children:  # they outlive a parent that is killed
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 class WatchedLoop(uvloop.Loop):

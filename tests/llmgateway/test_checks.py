@@ -40,6 +40,7 @@ def test_the_defaults_are_safe(settings):
         ({"STORE_DOWN_POLICY": "panic"}, "proxy.E005"),
         ({"CACHE_SCOPE": "world"}, "proxy.E006"),
         ({"CACHE_HIT_TOKENS": -1}, "proxy.E007"),
+        ({"WORKERS": 4, "REDIS_URL": "redis://x"}, "proxy.W004"),
     ],
 )
 def test_a_dangerous_setting_is_found(settings, changes, check):
@@ -47,7 +48,7 @@ def test_a_dangerous_setting_is_found(settings, changes, check):
 
 
 def test_with_redis_there_may_be_any_number_of_workers_and_lanes_of_their_own(settings):
-    assert found(settings, REDIS_URL="redis://x", WORKERS=4, LANES="relay") == {}
+    assert found(settings, REDIS_URL="redis://x", WORKERS=4, LANES="relay", PROMETHEUS_MULTIPROC_DIR="x") == {}
 
 
 @pytest.mark.django_db

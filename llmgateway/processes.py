@@ -1,0 +1,64 @@
+"""The files that the workers of one gateway keep their metrics in, so that each of them can tell the sums of all.
+
+prometheus_client writes them where PROMETHEUS_MULTIPROC_DIR was in the environment before it was loaded: a file for
+each kind of metric and process. What a dead worker counted stays in the sums, since a counter that falls is taken for
+one that began anew; what it had running does not.
+"""
+
+import os
+from pathlib import Path
+
+from prometheus_client import multiprocess
+
+
+def pid_of(file: Path) -> int:
+    """The process that writes a file: counter_12.db, gauge_livesum_12.db."""
+    name = file.stem.rsplit("_", 1)[-1]
+    return int(name) if name.isdigit() else 0
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def dead(folder: Path) -> set[int]:
+    """The processes that have files there and are no more."""
+    return {pid for pid in map(pid_of, folder.glob("*.db")) if not is_alive(pid)}
+
+
+def sweep(folder: Path) -> None:
+    """Forget what dead workers had running."""
+    for pid in dead(folder):
+        multiprocess.mark_process_dead(pid, str(folder))
+
+
+def begin(folder: Path) -> None:
+    """Forget all that an earlier gateway left behind, once for each set of workers: the first that begins does it."""
+    mark = folder / f"begun-by-{parent()}"
+    try:
+        mark.touch(exist_ok=False)
+    except FileExistsError:
+        return
+    gone = dead(folder)
+    for file in folder.glob("*.db"):
+        if pid_of(file) in gone:
+            file.unlink(missing_ok=True)
+    for other in folder.glob("begun-by-*"):
+        if other != mark and not is_alive(int(other.name.split("-")[2])):
+            other.unlink(missing_ok=True)
+
+
+def parent() -> str:
+    """Who started this set of workers: a process id, and when that process began, since ids are used again."""
+    pid = os.getppid()
+    try:
+        began = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+    except (OSError, IndexError):
+        began = "0"
+    return f"{pid}-{began}"
