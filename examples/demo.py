@@ -87,8 +87,11 @@ class Processes:
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, env: dict[str, str], *arguments: str) -> None:
+        """Start a Python program."""
+        self.start_program(name, sys.executable, *arguments, env=env)
+
+    def start_program(self, name: str, *command: str, env: dict[str, str] | None = None) -> None:
         with (self.data / f"{name}.log").open("wb") as log:
-            command = [sys.executable, *arguments]
             self.running[name] = subprocess.Popen(
                 command, cwd=ROOT, env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
             )
