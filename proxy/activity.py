@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
 
-from django.db.models import Count, Sum
+from django.db.models import QuerySet, Sum
 from django.db.models.functions import Trunc
 
 from accounts.models import User
 
 from .models import RefusalCount, UsageRecord
-from .reports import Key, Total, add_up, totals
-from .rollup import FAILED, SUMS, begin_of
+from .reports import SUMMED, Key, Total, add_up, totals
+from .rollup import begin_of
 
 SHOWN = 5  # users in a list
 SLOWEST_OF = 3  # calls that a user must have made to be among the slowest
@@ -87,30 +87,38 @@ class Activity:
 def activity(span: Span, now: datetime) -> Activity:
     """What went on, by six queries at most, however many rows there are."""
     steps = span.steps(now)
-    used, refused = used_in(span, steps[0]), refused_in(span, steps[0])
+    refused = refused_in(span, steps[0])
     by_step: dict[datetime, Total] = defaultdict(Total)
     by_tier: dict[str, dict[datetime, int]] = defaultdict(dict)
-    by_user: dict[int | None, Total] = defaultdict(Total)
-    for (step, tier, user_id), total in used.items():
+    for (step, tier), total in used_in(span, steps[0]).items():
         by_step[step] += total
-        by_tier[tier][step] = by_tier[tier].get(step, 0) + total.tokens
-        by_user[user_id] += total
+        by_tier[tier][step] = total.tokens
     refusals_of_step: Counter[datetime] = Counter()
     for (step, _, _), count in refused.items():
         refusals_of_step[step] += count
-    tallies = refusals(refused)
-    names = names_of({*by_user, *(each.user_id for each in tallies)})
-    people = [UserUse(user_id, names.get(user_id, ""), total) for user_id, total in by_user.items()]
-    return Activity(
+    people = users_in(span, steps[0])
+    biggest = sorted(people, key=lambda each: -each.total.tokens)[:SHOWN]
+    seen = Activity(
         [step.strftime(span.shown) for step in steps],
         [by_step[step].calls - by_step[step].failed for step in steps],
         [by_step[step].failed for step in steps],
         [refusals_of_step[step] for step in steps],
         {tier: [of_tier.get(step, 0) for step in steps] for tier, of_tier in sorted(by_tier.items())},
-        sorted(people, key=lambda each: -each.total.tokens)[:SHOWN],
+        biggest,
         slowest(people),
-        [each._replace(name=names.get(each.user_id, "")) for each in tallies],
+        refusals(refused),
     )
+    name_all(seen)
+    return seen
+
+
+def name_all(seen: Activity) -> None:
+    """Put the names of those who stand out to their ids."""
+    lists: tuple[list[Any], ...] = (seen.biggest, seen.slowest, seen.refusals)
+    wanted = {each.user_id for those in lists for each in those} - {None}
+    names = dict(User.objects.filter(pk__in=wanted).values_list("pk", "username"))
+    for those in lists:
+        those[:] = [each._replace(name=names.get(each.user_id, "")) for each in those]
 
 
 def slowest(people: Iterable[UserUse]) -> list[UserUse]:
@@ -119,22 +127,26 @@ def slowest(people: Iterable[UserUse]) -> list[UserUse]:
     return sorted(often, key=lambda each: -each.total.seconds)[:SHOWN]
 
 
-def used_in(span: Span, begin: datetime) -> dict[tuple[datetime, str, int | None], Total]:
-    """What was used since then, by step, tier and user."""
+def used_in(span: Span, begin: datetime) -> dict[tuple[datetime, str], Total]:
+    """What was used since then, by step and tier."""
     if span.kind == "day":
-        found: Mapping[Key, Total] = totals(begin.date(), "day", "tier", "user_id")
-        return {(moment_of(day), str(tier), user_id): total for (day, tier, user_id), total in found.items()}
-    asked: dict[str, Any] = {name: Sum(name) for name in SUMS}
-    rows = (
-        UsageRecord.objects.filter(admitted_at__gte=begin)
-        .order_by()
-        .values("tier", "user_id", step=Trunc("admitted_at", span.kind, tzinfo=UTC))
-        .annotate(calls=Count("pk"), failed=Count("pk", filter=FAILED), **asked)
-    )
-    return {(step, str(tier), user_id): total for (step, tier, user_id), total in add_up(rows, BY).items()}
+        found: Mapping[Key, Total] = totals(begin.date(), "day", "tier")
+        return {(moment_of(day), str(tier)): total for (day, tier), total in found.items()}
+    rows = of_ledger(begin).values("tier", step=Trunc("admitted_at", span.kind, tzinfo=UTC)).annotate(**SUMMED)
+    return {(step, str(tier)): total for (step, tier), total in add_up(rows, ("step", "tier")).items()}
 
 
-BY = ("step", "tier", "user_id")
+def users_in(span: Span, begin: datetime) -> list[UserUse]:
+    """What each user has used since then, without names."""
+    if span.kind == "day":
+        found: Mapping[Key, Total] = totals(begin.date(), "user_id")
+    else:
+        found = add_up(of_ledger(begin).values("user_id").annotate(**SUMMED), ("user_id",))
+    return [UserUse(user_id, "", total) for (user_id,), total in found.items()]
+
+
+def of_ledger(begin: datetime) -> QuerySet[UsageRecord]:
+    return UsageRecord.objects.filter(admitted_at__gte=begin).order_by()
 
 
 def moment_of(day: date | str) -> datetime:
@@ -162,8 +174,3 @@ def refusals(refused: Mapping[tuple[datetime, str, int | None], int]) -> list[Re
         for reason, users in by_reason.items()
     ]
     return sorted(lines, key=lambda each: -each.times)
-
-
-def names_of(user_ids: Iterable[int | None]) -> dict[int | None, str]:
-    wanted = [each for each in user_ids if each is not None]
-    return dict(User.objects.filter(pk__in=wanted).values_list("pk", "username"))

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 Key = tuple[Any, ...]
 NAMES = ("calls", "failed", *SUMS)
+SUMMED: dict[str, Any] = {  # of rows of the ledger
+    "calls": Count("pk"),
+    "failed": Count("pk", filter=FAILED),
+    **{name: Sum(name) for name in SUMS},
+}
 
 
 class Total(NamedTuple):
@@ -48,12 +53,10 @@ def totals(since: date, *by: str, only: Q | None = None) -> dict[Key, Total]:
     days = {name: Sum(name) for name in NAMES}
     found = add_up(DailyUsage.objects.filter(only, day__gte=since).order_by().values(*by).annotate(**days), by)
     open_day = max(filter(None, (first_open_day(), since)))
-    asked: dict[str, Any] = {"calls": Count("pk"), "failed": Count("pk", filter=FAILED)}
-    asked |= {name: Sum(name) for name in SUMS}
     rows = UsageRecord.objects.filter(only, admitted_at__gte=begin_of(open_day)).order_by()
     if "day" in by:
         rows = rows.annotate(day=F("admitted_at__date"))
-    for key, more in add_up(rows.values(*by).annotate(**asked), by).items():
+    for key, more in add_up(rows.values(*by).annotate(**SUMMED), by).items():
         found[key] = found.get(key, Total()) + more
     return found
 

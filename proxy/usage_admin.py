@@ -19,11 +19,12 @@ from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import AutocompleteSelectFilter
 from unfold.paginator import InfinitePaginator
 
-from accounts.models import Tier
+from accounts.models import Quota, Tier
 
 from .cache import Result
 from .endpoints import ENDPOINTS
 from .models import DailyUsage, RefusalCount, UsageRecord
+from .rollup import begin_of
 
 CHUNK = 2000  # rows of one query of an export
 COLUMNS = [field.attname for field in UsageRecord._meta.concrete_fields if not field.primary_key]
@@ -104,6 +105,31 @@ class SpannedQuerySet(QuerySet[Any]):
         ends = self.aggregate(first=Min(field_name), last=Max(field_name))
         return steps(ends["first"], ends["last"], kind) if ends["first"] else []
 
+    def dates(self, field_name: str, kind: str, order: str = "ASC") -> Any:
+        ends = self.aggregate(first=Min(field_name), last=Max(field_name))
+        return steps(begin_of(ends["first"]), begin_of(ends["last"]), kind) if ends["first"] else []
+
+
+class LongList(ReadOnlyAdmin):
+    """A list of so many rows that they are not counted."""
+
+    list_filter_submit = True
+    list_select_related = ["user"]
+    list_per_page = 50
+    show_full_result_count = False
+    paginator = InfinitePaginator
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        return SpannedQuerySet(self.model).order_by(*self.model._meta.ordering)
+
+
+class ReasonFilter(OneOf):
+    title = parameter_name = "reason"
+
+    def lookups(self, request: HttpRequest, pages: Any) -> Sequence[tuple[str, str]]:
+        limits = [f"{metric}_{window}" for metric in Quota.Metric.values for window in Quota.Window.values]
+        return [(each, each) for each in ("concurrency", *limits)]
+
 
 def steps(first: datetime, last: datetime, kind: str) -> list[datetime]:
     """The first moment of each month or day from the one to the other, in UTC."""
@@ -116,7 +142,7 @@ def steps(first: datetime, last: datetime, kind: str) -> list[datetime]:
 
 
 @admin.register(UsageRecord)
-class UsageRecordAdmin(ReadOnlyAdmin):
+class UsageRecordAdmin(LongList):
     list_display = [
         "admitted_at",
         "user",
@@ -137,18 +163,10 @@ class UsageRecordAdmin(ReadOnlyAdmin):
         CacheFilter,
         ("user", AutocompleteSelectFilter),
     ]
-    list_filter_submit = True
-    list_select_related = ["user"]
-    list_per_page = 50
     list_fullwidth = True
     date_hierarchy = "admitted_at"
     search_fields = ["request_id"]
     search_help_text = "The x-request-id of an answer."
-    show_full_result_count = False
-    paginator = InfinitePaginator
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        return SpannedQuerySet(UsageRecord).order_by(*self.get_ordering(request))
 
     def get_search_results(self, request: HttpRequest, rows: Any, search_term: str) -> tuple[Any, bool]:
         """The one row of an id, by its index."""
@@ -204,20 +222,14 @@ def line(values: Sequence[Any]) -> str:
 
 
 @admin.register(DailyUsage)
-class DailyUsageAdmin(ReadOnlyAdmin):
+class DailyUsageAdmin(LongList):
     list_display = ["day", "user", "tier", "model", "calls", "failed", "prompt_tokens", "completion_tokens"]
     list_filter = [TierFilter, ("user", AutocompleteSelectFilter)]
-    list_filter_submit = True
-    list_select_related = ["user"]
     date_hierarchy = "day"
-    show_full_result_count = False
 
 
 @admin.register(RefusalCount)
-class RefusalCountAdmin(ReadOnlyAdmin):
+class RefusalCountAdmin(LongList):
     list_display = ["minute", "user", "reason", "count"]
-    list_filter = ["reason", ("user", AutocompleteSelectFilter)]
-    list_filter_submit = True
-    list_select_related = ["user"]
+    list_filter = [ReasonFilter, ("user", AutocompleteSelectFilter)]
     date_hierarchy = "minute"
-    show_full_result_count = False
