@@ -85,28 +85,25 @@ class Activity:
 
 
 def activity(span: Span, now: datetime) -> Activity:
-    """What went on, by six queries at most, however many rows there are."""
+    """What went on, by ten queries at most, however many rows there are."""
     steps = span.steps(now)
-    refused = refused_in(span, steps[0])
     by_step: dict[datetime, Total] = defaultdict(Total)
     by_tier: dict[str, dict[datetime, int]] = defaultdict(dict)
     for (step, tier), total in used_in(span, steps[0]).items():
         by_step[step] += total
         by_tier[tier][step] = total.tokens
-    refusals_of_step: Counter[datetime] = Counter()
-    for (step, _, _), count in refused.items():
-        refusals_of_step[step] += count
+    refused = refused_in(span, steps[0])
     people = users_in(span, steps[0])
-    biggest = sorted(people, key=lambda each: -each.total.tokens)[:SHOWN]
+    biggest = sorted(people, key=lambda each: (-each.total.tokens, each.user_id or 0))[:SHOWN]
     seen = Activity(
         [step.strftime(span.shown) for step in steps],
         [by_step[step].calls - by_step[step].failed for step in steps],
         [by_step[step].failed for step in steps],
-        [refusals_of_step[step] for step in steps],
+        [refused.get(step, 0) for step in steps],
         {tier: [of_tier.get(step, 0) for step in steps] for tier, of_tier in sorted(by_tier.items())},
         biggest,
         slowest(people),
-        refusals(refused),
+        refusals(steps[0]),
     )
     name_all(seen)
     return seen
@@ -124,7 +121,7 @@ def name_all(seen: Activity) -> None:
 def slowest(people: Iterable[UserUse]) -> list[UserUse]:
     """Who waited longest for a whole answer, on average."""
     often = [each for each in people if each.total.calls >= SLOWEST_OF]
-    return sorted(often, key=lambda each: -each.total.seconds)[:SHOWN]
+    return sorted(often, key=lambda each: (-each.total.seconds, each.user_id or 0))[:SHOWN]
 
 
 def used_in(span: Span, begin: datetime) -> dict[tuple[datetime, str], Total]:
@@ -153,24 +150,23 @@ def moment_of(day: date | str) -> datetime:
     return begin_of(day if isinstance(day, date) else date.fromisoformat(day))
 
 
-def refused_in(span: Span, begin: datetime) -> dict[tuple[datetime, str, int | None], int]:
-    """How often limits refused since then, by step, reason and user."""
-    rows = (
-        RefusalCount.objects.filter(minute__gte=begin)
-        .order_by()
-        .values("reason", "user_id", step=Trunc("minute", span.kind, tzinfo=UTC))
-        .annotate(times=Sum("count"))
-    )
-    return {(row["step"], row["reason"], row["user_id"]): row["times"] for row in rows}
+def refused_in(span: Span, begin: datetime) -> dict[datetime, int]:
+    """How often limits refused since then, by step."""
+    rows = refusals_since(begin).values(step=Trunc("minute", span.kind, tzinfo=UTC)).annotate(times=Sum("count"))
+    return {row["step"]: row["times"] for row in rows}
 
 
-def refusals(refused: Mapping[tuple[datetime, str, int | None], int]) -> list[Refused]:
-    """One line for each reason, the most frequent first, without names."""
+def refusals(begin: datetime) -> list[Refused]:
+    """One line for each reason since then, the most frequent first, without names."""
     by_reason: dict[str, Counter[int | None]] = defaultdict(Counter)
-    for (_, reason, user_id), count in refused.items():
-        by_reason[reason][user_id] += count
+    for row in refusals_since(begin).values("reason", "user_id").annotate(times=Sum("count")):
+        by_reason[row["reason"]][row["user_id"]] = row["times"]
     lines = [
         Refused(reason, users.total(), len(users), users.most_common(1)[0][0], "")
         for reason, users in by_reason.items()
     ]
     return sorted(lines, key=lambda each: -each.times)
+
+
+def refusals_since(begin: datetime) -> QuerySet[RefusalCount]:
+    return RefusalCount.objects.filter(minute__gte=begin).order_by()

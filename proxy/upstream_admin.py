@@ -11,7 +11,7 @@ from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from unfold.admin import ModelAdmin
-from unfold.widgets import UnfoldAdminPasswordWidget
+from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldAdminTextInputWidget, UnfoldBooleanSwitchWidget
 
 from .destinations import Destinations, Forbidden
 from .gateway import UpstreamState, gateway
@@ -31,7 +31,7 @@ class UpstreamForm(forms.ModelForm):
     new_key = forms.CharField(
         label="API key", required=False, widget=KeyInput, help_text="Its --api-key, if it has one. Never shown again."
     )
-    has_no_key = forms.BooleanField(label="Remove its API key", required=False)
+    has_no_key = forms.BooleanField(label="Remove its API key", required=False, widget=UnfoldBooleanSwitchWidget)
 
     class Meta:
         model = Upstream
@@ -53,11 +53,14 @@ class UpstreamForm(forms.ModelForm):
 
 class RedirectForm(forms.ModelForm):
     new_key = forms.CharField(label="API key there", required=False, widget=KeyInput)
-    is_sure = forms.BooleanField(label="I trust whoever runs that server with every prompt and answer")
+    is_sure = forms.BooleanField(
+        label="I trust whoever runs that server with every prompt and answer", widget=UnfoldBooleanSwitchWidget
+    )
 
     class Meta:
         model = Upstream
         fields = ("base_url",)
+        widgets = {"base_url": UnfoldAdminTextInputWidget}
 
     def clean_base_url(self) -> str:
         url = checked_url(self.cleaned_data["base_url"])

@@ -35,7 +35,7 @@ class Person:
     def key(self, **fields: Any) -> tuple[ApiKey, str]:
         """A new API key: its row and the key itself."""
         row = ApiKey.objects.create(
-            user=self.user, name="test", **{"expires_at": timezone.now() + timedelta(days=1), **fields}
+            user=self.user, **{"name": "test", "expires_at": timezone.now() + timedelta(days=1), **fields}
         )
         return row, str(ApiKeyToken.for_key(row))
 

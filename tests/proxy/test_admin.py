@@ -43,7 +43,7 @@ def rows():
 def test_what_the_gateway_writes_is_listed_also_of_a_deleted_user(admin_client, rows, model):
     response = admin_client.get(page(f"{model}_changelist"))
     assert response.status_code == 200
-    assert response.context["cl"].result_count == {"usagerecord": 2, "refusalcount": 1}[model]
+    assert len(response.context["cl"].result_list) == {"usagerecord": 2, "refusalcount": 1}[model]
 
 
 @pytest.mark.parametrize("model", READ_ONLY)

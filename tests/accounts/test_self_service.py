@@ -1,0 +1,110 @@
+"""The page of a signed-in client."""
+
+from datetime import timedelta
+
+import pytest
+from django.contrib.messages import get_messages
+from django.urls import reverse
+from django.utils import timezone
+
+from accounts.models import ApiKey
+from accounts.tokens import ApiKeyToken
+from tests.cast import new_tier, person
+from tests.proxy.rows import usage_row
+
+pytestmark = pytest.mark.django_db
+
+PAGE = reverse("account")
+PASSWORD = "xk-71-opensesame"
+
+
+@pytest.fixture
+def alice(client):
+    """Signed in."""
+    alice = person("alice", new_tier(requests_a_minute=7), password=PASSWORD)
+    client.force_login(alice.user, backend="django.contrib.auth.backends.ModelBackend")
+    return alice
+
+
+def test_strangers_are_asked_to_sign_in_and_come_back(client):
+    assert client.get(PAGE).headers["location"] == f"{reverse('account-login')}?next={PAGE}"
+    assert client.post(reverse("account-revoke-key", args=[1])).status_code == 302
+
+
+def test_signing_in_leads_to_the_own_page(client):
+    alice = person("alice", password=PASSWORD)
+    sign_in = {"username": alice.user.username, "password": PASSWORD}
+    assert client.post(reverse("account-login"), sign_in).headers["location"] == PAGE
+
+
+def test_a_wrong_password_is_told_and_many_are_held_up(client):
+    alice = person("alice", password=PASSWORD)
+    sign_in = {"username": alice.user.username, "password": "wrong"}
+    texts = [client.post(reverse("account-login"), sign_in).text for _ in range(11)]
+    assert "enter a correct username and password" in texts[0]
+    assert "Too many sign-ins" in texts[-1]
+    assert "Try again in" in texts[-1]
+
+
+def test_it_shows_own_limits_and_use_and_nobody_elses(client, alice):
+    usage_row(timezone.now(), user_id=alice.user.pk, model="own-model", request_id="req_own")
+    usage_row(timezone.now(), user_id=person("bob").user.pk, model="bobs-model", request_id="req_bobs")
+    person("bob").key(name="bobs key")
+    text = client.get(PAGE).text
+    assert all(each in text for each in ("0 of 7", "own-model", "req_own", "Any number of calls"))
+    assert "bobs" not in text
+
+
+def test_a_key_is_made_with_the_password_and_shown_once(client, alice):
+    made = client.post(PAGE, {"name": "laptop", "password": PASSWORD})
+    text = made.text.split("<textarea")[1].split(">")[1].split("<")[0]
+    assert ApiKeyToken(text)["jti"] == ApiKey.objects.get(user=alice.user).jti
+    assert "no-store" in made.headers["cache-control"]
+    again = client.get(PAGE).text
+    assert "laptop" in again
+    assert text[:100] not in again
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"name": "laptop", "password": "wrong"}, "This is not your password."),
+        ({"name": "laptop"}, "This field is required."),
+        ({"password": PASSWORD}, "This field is required."),
+    ],
+)
+def test_an_open_browser_is_not_enough_to_make_a_key(client, alice, fields, said):
+    assert said in client.post(PAGE, fields).text
+    assert not ApiKey.objects.exists()
+
+
+def test_there_are_only_so_many(client, alice, settings):
+    settings.MAX_KEYS_PER_USER = 1
+    alice.key()
+    assert "Revoke one first" in client.post(PAGE, {"name": "x", "password": PASSWORD}).text
+
+
+def test_own_keys_are_revoked_and_others_are_not(client, alice):
+    own, others = alice.key()[0], person("bob").key()[0]
+    for key in (own, others):
+        response = client.post(reverse("account-revoke-key", args=[key.pk]))
+    assert response.status_code == 302
+    assert list(ApiKey.objects.working()) == [others]
+    assert len(list(get_messages(response.wsgi_request))) == 1
+
+
+def test_an_ended_key_has_no_button(client, alice):
+    alice.key(expires_at=timezone.now() - timedelta(days=1))
+    assert "Revoke" not in client.get(PAGE).text
+
+
+def test_a_new_password_ends_tokens(client, alice):
+    headers = alice.headers
+    fields = {"old_password": PASSWORD, "new_password1": "qq-82-newsesame", "new_password2": "qq-82-newsesame"}
+    assert "is changed" in client.post(reverse("account-password"), fields, follow=True).text
+    assert client.get("/auth/me", headers=headers).status_code == 401
+
+
+def test_signing_out_ends_it(client, alice):
+    client.post(reverse("account-logout"))
+    assert client.get(PAGE).status_code == 302

@@ -1,0 +1,186 @@
+"""Users in the admin: who may change whom, and what can be done with them."""
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission
+from django.urls import reverse
+from django.utils import timezone
+
+from accounts.models import ApiKey, Tier, User
+from accounts.user_admin import KEYS_SHOWN
+from proxy.gateway import gateway
+from tests.cast import new_tier, person
+from tests.proxy.rows import usage_row
+
+pytestmark = pytest.mark.django_db
+
+USERS = reverse("admin:accounts_user_changelist")
+
+
+def may(user, *permissions):
+    user.user_permissions.add(*Permission.objects.filter(codename__in=permissions))
+    return user
+
+
+@pytest.fixture
+def staff(client):
+    """A browser of somebody who may see and change users, and has no other right."""
+    client.force_login(may(person("staff", is_staff=True).user, "view_user", "change_user", "delete_user"))
+    return client
+
+
+def act(client, action, *people, **fields):
+    chosen = [each.user.pk for each in people]
+    return client.post(USERS, {"action": action, "_selected_action": chosen, **fields}, follow=True)
+
+
+def history_of(someone):
+    return [each.change_message for each in LogEntry.objects.filter(object_id=someone.user.pk).order_by("pk")]
+
+
+def change_page(someone):
+    return reverse("admin:accounts_user_change", args=[someone.user.pk])
+
+
+# -- actions -------------------------------------------------------------------------------------------------------
+
+
+def test_users_are_moved_to_a_tier(admin_client):
+    alice, bob = person("alice", "free"), person("bob", "free")
+    assert "2 moved to tier premium" in act(admin_client, "move_to_premium", alice, bob).text
+    assert {each.tier.name for each in User.objects.filter(pk__in=[alice.user.pk, bob.user.pk])} == {"premium"}
+    assert history_of(alice) == ["Moved to tier premium."]
+
+
+def test_all_keys_of_a_user_are_revoked(admin_client):
+    alice, bob = person("alice"), person("bob")
+    for each in (alice, alice, bob):
+        each.key()
+    assert "2 keys revoked" in act(admin_client, "revoke_keys", alice).text
+    assert [key.user for key in ApiKey.objects.working()] == [bob.user]
+    assert history_of(alice) == ["All API keys revoked."]
+
+
+def test_all_tokens_of_a_user_are_revoked(admin_client, client):
+    alice = person("alice")
+    headers = alice.headers
+    assert client.get("/auth/me", headers=headers).status_code == 200
+    act(admin_client, "revoke_tokens", alice)
+    assert client.get("/auth/me", headers=headers).status_code == 401
+    assert history_of(alice) == ["All tokens revoked."]
+
+
+def test_a_key_is_made_for_one_user_on_the_page_that_makes_keys(admin_client):
+    alice, bob = person("alice"), person("bob")
+    assert "Choose one user" in act(admin_client, "make_key", alice, bob).text
+    response = act(admin_client, "make_key", alice)
+    assert response.redirect_chain[-1][0].endswith(f"/admin/accounts/apikey/add/?user={alice.user.pk}")
+    assert f'<option value="{alice.user.pk}" selected>' in response.text
+
+
+def test_a_user_page_has_the_actions_that_fit(admin_client):
+    alice = person("alice")
+    assert 'value="suspend"' in admin_client.get(change_page(alice)).text
+    act(admin_client, "suspend", alice)
+    text = admin_client.get(change_page(alice)).text
+    assert 'value="reactivate"' in text
+    assert 'value="suspend"' not in text
+
+
+# -- quotas --------------------------------------------------------------------------------------------------------
+
+
+def test_resetting_quotas_is_an_action(admin_client):
+    alice = person("alice")
+    assert "unused again" in act(admin_client, "reset_quotas", alice).text
+    alice.user.refresh_from_db()
+    assert alice.user.quotas_reset_at
+    assert history_of(alice) == ["Quotas reset."]
+
+
+def test_the_list_asks_once_for_what_all_users_have_used(admin_client, django_assert_max_num_queries):
+    for number in range(20):
+        person(f"user{number}", new_tier(requests_a_minute=number + 1))
+    with django_assert_max_num_queries(12):
+        text = admin_client.get(USERS).text
+    assert "0%: 0 of 20 requests this minute" in text
+
+
+def test_where_what_was_used_is_not_known_the_pages_say_so(admin_client, monkeypatch):
+    from accounts.errors import StoreUnavailable  # noqa: PLC0415
+
+    def fail(users):
+        raise StoreUnavailable
+
+    monkeypatch.setattr(gateway(), "remaining", fail)
+    alice = person("alice")
+    assert "not known at the moment" in admin_client.get(USERS).text
+    assert "Not known at the moment" in admin_client.get(change_page(alice)).text
+
+
+# -- what a page shows ---------------------------------------------------------------------------------------------
+
+
+def test_a_user_page_shows_use_keys_and_calls_to_those_who_may_see_them(staff, admin_client):
+    alice = person("alice")
+    alice.key(name="nightly")
+    usage_row(timezone.now(), user_id=alice.user.pk, request_id="req_of_alice", error="upstream_error", status=502)
+    text = admin_client.get(change_page(alice)).text
+    assert all(each in text for each in ("nightly", "req_of_alice", "502 upstream_error", "Last 30 days"))
+    text = staff.get(change_page(alice)).text
+    assert not any(each in text for each in ("nightly", "req_of_alice", "Last 30 days"))
+
+
+def test_a_tier_page_shows_some_members_and_where_the_others_are(admin_client):
+    tier = new_tier()
+    for number in range(KEYS_SHOWN + 1):
+        person(f"m{number:02}", tier)
+    text = admin_client.get(reverse("admin:accounts_tier_change", args=[tier.pk])).text
+    assert "All 21</a>" in text
+    assert (
+        "Nobody is on this tier"
+        in admin_client.get(reverse("admin:accounts_tier_change", args=[new_tier().pk])).content.decode()
+    )
+    assert admin_client.get(f"{USERS}?tier__id__exact={tier.pk}").context["cl"].result_count == 21
+
+
+# -- rights --------------------------------------------------------------------------------------------------------
+
+
+def test_staff_cannot_give_rights_that_are_not_theirs_to_give(staff):
+    alice = person("alice")
+    inlines = {"quotas-TOTAL_FORMS": 0, "quotas-INITIAL_FORMS": 0}
+    fields = {"username": "renamed", "tier": alice.user.tier_id, "is_active": "on", **inlines}
+    response = staff.post(change_page(alice), {**fields, "is_staff": "on", "is_superuser": "on"}, follow=True)
+    assert response.status_code == 200
+    alice.user.refresh_from_db()
+    assert (alice.user.username, alice.user.is_staff, alice.user.is_superuser) == ("renamed", False, False)
+
+
+def test_staff_leave_other_staff_alone(staff):
+    root = person("root", is_staff=True, is_superuser=True)
+    password = reverse("admin:auth_user_password_change", args=[root.user.pk])
+    fields = {"password1": "xk-71-opensesame", "password2": "xk-71-opensesame", "usable_password": "true"}
+    assert staff.post(password, fields).status_code == 403
+    assert staff.post(change_page(root), {"username": "x"}).status_code == 403
+    assert "stay as they are" in act(staff, "suspend", root).text
+    root.user.refresh_from_db()
+    assert root.user.is_active
+    assert history_of(root) == []
+
+
+def test_whoever_may_only_look_can_do_nothing(client):
+    client.force_login(may(person("staff", is_staff=True).user, "view_user"))
+    alice = person("alice")
+    act(client, "suspend", alice)
+    act(client, "move_to_free", alice)
+    alice.user.refresh_from_db()
+    assert (alice.user.is_active, alice.user.tier.name) == (True, "enterprise")
+    text = client.get(change_page(alice)).text
+    assert "Suspend" not in text
+    assert "Make an API key" not in text
+
+
+def test_the_default_tier_is_not_among_the_moves_of_those_who_may_not_move(client):
+    client.force_login(may(person("staff", is_staff=True).user, "view_user"))
+    assert not [tier for tier in Tier.objects.all() if f"move_to_{tier.name}" in client.get(USERS).text]

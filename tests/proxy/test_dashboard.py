@@ -1,0 +1,137 @@
+"""The first page of the admin: what goes on, and what went on."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.contrib.auth.models import Permission
+from django.urls import reverse
+from django.utils import timezone
+
+from proxy.activity import SPANS, activity
+from proxy.models import RefusalCount
+from proxy.rollup import roll_up
+from tests.cast import person
+from tests.proxy.rows import usage_row
+
+pytestmark = pytest.mark.django_db
+
+NOW = datetime(2026, 11, 25, 14, 30, 40, tzinfo=UTC)
+
+
+def before(**ago):
+    return NOW - timedelta(**ago)
+
+
+def refused(at, user_id, count, reason="requests_minute"):
+    RefusalCount.objects.create(minute=at.replace(second=0, microsecond=0), user_id=user_id, reason=reason, count=count)
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "last", "count"),
+    [("hour", "13:31", "14:30", 60), ("day", "15:00", "14:00", 24), ("month", "27 Oct", "25 Nov", 30)],
+)
+def test_a_span_ends_with_the_step_of_now(name, first, last, count):
+    labels = activity(SPANS[name], NOW).labels
+    assert (labels[0], labels[-1], len(labels)) == (first, last, count)
+
+
+@pytest.mark.parametrize(("name", "step"), [("hour", "minutes"), ("day", "hours"), ("month", "days")])
+def test_calls_are_counted_in_their_steps(name, step):
+    for ago, fields in [(0, {}), (2, {"status": 502}), (2, {"tier": "premium"}), (100, {})]:
+        usage_row(before(**{step: ago}), **fields)
+    refused(before(**{step: 1}), 1, 5)
+    seen = activity(SPANS[name], NOW)
+    assert seen.answered[-3:] == [1, 0, 1]
+    assert seen.failed[-3:] == [1, 0, 0]
+    assert seen.refused[-3:] == [0, 5, 0]
+    assert {tier: tokens[-3:] for tier, tokens in seen.tokens.items()} == {"free": [10, 0, 10], "premium": [10, 0, 0]}
+    assert sum(seen.answered) == 2
+
+
+def test_a_month_is_the_same_before_and_after_its_days_were_added_up():
+    for days in (0, 1, 5):
+        usage_row(before(days=days), user_id=person("alice").user.pk)
+    seen = activity(SPANS["month"], NOW)
+    for days in (1, 5):
+        roll_up(before(days=days).date())
+    assert activity(SPANS["month"], NOW) == seen
+    assert sum(seen.answered) == 3
+
+
+def test_the_biggest_and_the_slowest_users_stand_out():
+    alice, bob, carol = (person(name).user for name in ("alice", "bob", "carol"))
+    for user, tokens, ms, calls in [(alice, 1000, 10, 3), (bob, 10, 900, 3), (carol, 5, 9000, 2)]:
+        for _ in range(calls):
+            usage_row(before(minutes=1), user_id=user.pk, prompt_tokens=tokens, total_ms=ms)
+    seen = activity(SPANS["hour"], NOW)
+    assert [each.name for each in seen.biggest] == [each.username for each in (alice, bob, carol)]
+    assert [each.name for each in seen.slowest] == [bob.username, alice.username]  # carol has called twice only
+    assert seen.slowest[0].total.seconds == 0.9
+
+
+def test_refusals_are_told_by_their_limit_with_whose_they_mostly_are():
+    alice, bob = person("alice").user, person("bob").user
+    refused(before(minutes=1), alice.pk, 3)
+    refused(before(minutes=2), bob.pk, 5)
+    refused(before(minutes=1), alice.pk, 1, "tokens_day")
+    first, second = activity(SPANS["hour"], NOW).refusals
+    assert first[:3] == ("requests_minute", 8, 2)
+    assert first.name == bob.username
+    assert (second.reason, second.times) == ("tokens_day", 1)
+
+
+def test_a_deleted_user_has_no_name():
+    usage_row(before(minutes=1), user_id=987654)
+    assert activity(SPANS["hour"], NOW).biggest[0].name == ""
+
+
+# -- the page ------------------------------------------------------------------------------------------------------
+
+
+def test_it_says_so_where_nothing_went_on(admin_client):
+    assert "No calls in the last hour" in admin_client.get("/admin/").text
+    assert "No calls in the last month" in admin_client.get("/admin/?span=month").text
+    assert "No calls in the last hour" in admin_client.get("/admin/?span=eternity").text
+
+
+def test_it_shows_what_went_on(admin_client):
+    alice = person("alice").user
+    usage_row(timezone.now(), user_id=alice.pk)
+    refused(timezone.now(), alice.pk, 4, "tokens_minute")
+    text = admin_client.get("/admin/").text
+    assert all(each in text for each in (alice.username, "tokens_minute", "Biggest users", 'class="chart"'))
+    live = " ".join(admin_client.get(reverse("admin-live")).text.split())
+    assert '<p class="gw-figure">1</p> <p class="gw-bad">4 refused by limits</p>' in live
+    assert '<p class="gw-figure">10</p> <p class="gw-note">free 10</p>' in live
+
+
+def test_it_takes_few_queries(admin_client, django_assert_max_num_queries):
+    usage_row(timezone.now())
+    for span in SPANS:
+        with django_assert_max_num_queries(20):
+            admin_client.get(f"/admin/?span={span}")
+    with django_assert_max_num_queries(8):
+        admin_client.get(reverse("admin-live"))
+
+
+def test_staff_see_what_they_may(client):
+    staff = person("staff", is_staff=True).user
+    client.force_login(staff)
+    usage_row(timezone.now())
+    assert "Welcome" in client.get("/admin/").text
+    assert "Tokens today" not in client.get(reverse("admin-live")).text
+    staff.user_permissions.add(Permission.objects.get(codename="view_usagerecord"))
+    text = client.get("/admin/").text
+    assert "Tokens today" in text
+    assert "Upstreams" not in text
+
+
+def test_nobody_else_sees_it(client):
+    assert client.get(reverse("admin-live")).status_code == 302
+
+
+def test_upstreams_and_queue_are_told_where_a_gateway_runs(live, admin_client):
+    text = admin_client.get(reverse("admin-live")).text
+    assert "smollm2-135m" in text
+    assert "0 of 4" in " ".join(text.split())
+    assert "From LLAMA_SERVERS" in text
