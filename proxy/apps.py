@@ -7,6 +7,7 @@ from django.apps import AppConfig, apps
 
 class ProxyConfig(AppConfig):
     name = "proxy"
+    verbose_name = "Gateway"
 
     def ready(self) -> None:
         """Models are loaded now, so what rests on them can be."""

@@ -148,14 +148,14 @@ class Gateway:
             return load_policies()
 
     def remaining(self, users: Sequence[User]) -> list[list[QuotaUse]]:
-        """The use of each quota of these users. Raises StoreUnavailable."""
-        policies = self.policies
+        """The use of each quota of these users, as the database has them now. Raises StoreUnavailable."""
+        policies = load_policies()
         asked = [(account_id(user), meters_of(policies.limits(user.tier_id, user.pk))) for user in users]
         return [quota_uses(readings) for readings in self.call(self._read, asked)]
 
     def models_for(self, user: User) -> list[str]:
         """The models that a user may use now; none where no gateway runs here."""
-        tier = self.policies.tiers.get(user.tier_id)
+        tier = load_policies().tiers.get(user.tier_id)
         return [name for name in self.pool.models if tier and tier.allows(name)] if self.loop else []
 
     async def _read(self, asked: Iterable[tuple[AccountId, Sequence[Meter]]]) -> Sequence[Sequence[Reading]]:

@@ -208,6 +208,7 @@ class RefusalCount(models.Model):
 
     class Meta:
         ordering = ["-minute"]
+        verbose_name = "refusal"
         constraints: ClassVar = [
             models.UniqueConstraint(fields=["minute", "user", "reason"], name="one_count_of_a_kind_a_minute"),
         ]
