@@ -98,6 +98,7 @@ class UpstreamAdmin(ModelAdmin):
     list_display = ["name", "base_url", "is_enabled", "health", "models", "busy", "context"]
     actions = ["enable", "disable"]
     readonly_fields = ["health", "models", "busy", "context"]
+    change_form_outer_before_template = "admin/proxy/upstream/actions.html"
 
     def get_fields(self, request: HttpRequest, obj: Upstream | None = None) -> Any:
         fields = ["name", "base_url", "new_key", "slots", "is_enabled"]
@@ -176,12 +177,6 @@ class UpstreamAdmin(ModelAdmin):
 
     def may_redirect(self, request: HttpRequest) -> bool:
         return request.user.has_perm("proxy.redirect_upstream")
-
-    def change_view(
-        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
-    ) -> HttpResponse:
-        told = {**(extra_context or {}), "may_redirect": self.may_redirect(request)}
-        return super().change_view(request, object_id, form_url, told)
 
     def redirect_view(self, request: HttpRequest, pk: int) -> HttpResponse:
         """One page, of a permission of its own: another base URL, confirmed, and noted in the history."""

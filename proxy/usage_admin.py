@@ -152,8 +152,7 @@ class UsageRecordAdmin(LongList):
         "status",
         "error",
         "cache",
-        "prompt_tokens",
-        "completion_tokens",
+        "tokens",
         "total_ms",
     ]
     list_filter = [
@@ -171,6 +170,10 @@ class UsageRecordAdmin(LongList):
     def get_search_results(self, request: HttpRequest, rows: Any, search_term: str) -> tuple[Any, bool]:
         """The one row of an id, by its index."""
         return (rows.filter(request_id=search_term.strip()) if search_term.strip() else rows), False
+
+    @admin.display(description="tokens, prompt + answer")
+    def tokens(self, row: UsageRecord) -> str:
+        return f"{row.prompt_tokens:,} + {row.completion_tokens:,}"
 
     # -- export --------------------------------------------------------------------------------------------------
 
