@@ -10,6 +10,7 @@ import httpx
 import hypothesis
 import pytest
 from django.conf import settings
+from django.contrib.sessions.backends.db import SessionStore
 from django.db import connections
 from django.test.utils import setup_databases, teardown_databases
 from pytest_django.plugin import DjangoDbBlocker
@@ -84,6 +85,18 @@ def alice(live: LiveGateway) -> Person:
 def bob(live: LiveGateway) -> Person:
     """On the enterprise tier: more than a test can use."""
     return person("bob")
+
+
+@pytest.fixture
+def root(live):
+    """The cookies of an admin of the gateway that serves."""
+    user = person("root", is_staff=True, is_superuser=True).user
+    session = SessionStore()
+    session["_auth_user_id"] = str(user.pk)
+    session["_auth_user_backend"] = "django.contrib.auth.backends.ModelBackend"
+    session["_auth_user_hash"] = user.get_session_auth_hash()
+    session.save()
+    return {"sessionid": session.session_key}
 
 
 @pytest.fixture

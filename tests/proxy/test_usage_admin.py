@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
-from django.contrib.sessions.backends.db import SessionStore
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
@@ -84,18 +83,6 @@ def test_no_list_counts_its_rows_or_looks_for_the_values_of_a_column(admin_clien
 
 
 # -- export --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def root(live):
-    """The cookies of an admin of the gateway that serves."""
-    user = person("root", is_staff=True, is_superuser=True).user
-    session = SessionStore()
-    session["_auth_user_id"] = str(user.pk)
-    session["_auth_user_backend"] = "django.contrib.auth.backends.ModelBackend"
-    session["_auth_user_hash"] = user.get_session_auth_hash()
-    session.save()
-    return {"sessionid": session.session_key}
 
 
 def export(live, cookies, query=""):
