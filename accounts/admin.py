@@ -14,14 +14,16 @@ from django.utils import timezone
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.widgets import UnfoldAdminTextareaWidget
 
-from . import login_admin, user_admin  # noqa: F401  # register pages
+from . import login_admin  # noqa: F401  # registers pages
 from .models import ApiKey, Quota, Tier, User
 from .tokens import ApiKeyToken
+from .user_admin import within_reach
 
 admin.site.index_title = "Dashboard"
 admin.site.unregister(Group)
 
 MEMBERS_SHOWN = 20
+LONGEST_ID = 18  # digits
 
 
 class NamesField(forms.CharField):
@@ -78,8 +80,9 @@ class TierAdmin(ModelAdmin):
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
     ) -> HttpResponse:
         told = dict(extra_context or {})
-        if object_id.isdigit() and request.user.has_perm("accounts.view_user"):
-            members = User.objects.filter(tier_id=int(object_id))
+        tier = self.get_object(request, object_id)
+        if tier is not None and request.user.has_perm("accounts.view_user"):
+            members = User.objects.filter(tier=tier)
             told |= {"members": members.order_by("username")[:MEMBERS_SHOWN], "member_count": members.count()}
         return super().change_view(request, object_id, form_url, told)
 
@@ -106,8 +109,15 @@ class ApiKeyAdmin(ModelAdmin):
         return ["user", "name", "expires_at"] if obj is None else ["user", "name", "created_at", "expires_at", "state"]
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
-        lifetime = timedelta(seconds=settings.API_KEY_LIFETIME)
-        return {**super().get_changeform_initial_data(request), "expires_at": timezone.now() + lifetime}
+        user = request.GET.get("user", "")
+        chosen = {"user": user} if user.isascii() and user.isdigit() and len(user) <= LONGEST_ID else {}
+        return {**chosen, "expires_at": timezone.now() + timedelta(seconds=settings.API_KEY_LIFETIME)}
+
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """Staff make keys for those whom they may change, and for themselves."""
+        if db_field.name == "user":
+            kwargs["queryset"] = within_reach(request.user, User.objects.all())
+        return super().formfield_for_foreignkey(db_field, request, **kwargs)
 
     def has_change_permission(self, request: HttpRequest, obj: ApiKey | None = None) -> bool:
         """A key's row can be looked at and revoked, not edited: the key in a client's hands would not change."""
@@ -130,6 +140,7 @@ class ApiKeyAdmin(ModelAdmin):
 
     @admin.action(description="Revoke: these keys stop working", permissions=["change"])
     def revoke(self, request: HttpRequest, keys: Any) -> None:
+        keys = keys.filter(user__in=within_reach(request.user, User.objects.all()))
         for key in keys.filter(revoked_at=None):
             self.log_change(request, key, "Revoked.")
         self.message_user(request, f"{keys.revoke()} revoked; they stop working within 2 seconds.", messages.SUCCESS)

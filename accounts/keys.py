@@ -37,6 +37,8 @@ def make_key(user: User, name: str, expires_at: datetime | None = None) -> tuple
         raise InvalidRequest(f"A key expires between now and {latest:%Y-%m-%d}.", param="expires_at")
     with transaction.atomic():
         User.objects.select_for_update().get(pk=user.pk)  # one at a time, or two would be counted as one
+        if not settings.MAX_KEYS_PER_USER:
+            raise TooManyKeys("Keys are made by the administrator here.")
         if ApiKey.objects.working().filter(user=user).count() >= settings.MAX_KEYS_PER_USER:
             raise TooManyKeys(f"You have {settings.MAX_KEYS_PER_USER} keys, and may have no more. Revoke one first.")
         key = ApiKey.objects.create(user=user, name=name, expires_at=expires_at)

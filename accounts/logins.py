@@ -18,6 +18,7 @@ from axes.handlers.proxy import AxesProxyHandler
 from axes.models import AccessAttempt, AccessLog
 from django.conf import settings
 from django.contrib.auth.signals import user_login_failed
+from django.core.exceptions import ValidationError
 from django.dispatch import receiver
 from django.http import HttpRequest
 from django.utils import timezone
@@ -79,6 +80,21 @@ def too_many(sentence: str, seconds: float) -> RateLimitExceeded:
 def is_known(name: str, address: str | None) -> bool:
     since = timezone.now() - KNOWN_FOR
     return AccessLog.objects.filter(username=name, ip_address=address, attempt_time__gte=since).exists()
+
+
+class GuardedOldPassword:
+    """A mixin for forms of a new password: the old one is not guessed there, either, by whoever has an open browser."""
+
+    def clean_old_password(self) -> Any:
+        key = f"old-password:{self.user.pk}"  # type: ignore[attr-defined]  # a PasswordChangeForm
+        failures = event_counter().count(key, QUARTER)
+        if failures.times >= settings.AXES_FAILURE_LIMIT:
+            raise ValidationError(str(too_many("The old password was wrong too often.", failures.resets_in)))
+        try:
+            return super().clean_old_password()  # type: ignore[misc]
+        except ValidationError:
+            event_counter().add(key, QUARTER)
+            raise
 
 
 @receiver(user_login_failed)

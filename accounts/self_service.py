@@ -5,9 +5,10 @@ from datetime import timedelta
 from typing import Any, cast
 
 from django import forms
+from django.conf import settings
 from django.contrib import messages
 from django.contrib.auth import authenticate, views
-from django.contrib.auth.forms import AuthenticationForm
+from django.contrib.auth.forms import AuthenticationForm, PasswordChangeForm
 from django.contrib.auth.mixins import LoginRequiredMixin
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse, reverse_lazy
@@ -16,6 +17,7 @@ from django.views.generic import TemplateView, View
 
 from .errors import GatewayError, RateLimitExceeded, StoreUnavailable
 from .keys import make_key
+from .logins import GuardedOldPassword
 from .models import ApiKey, User
 from .usage import usage_reader
 
@@ -39,9 +41,14 @@ class SignInView(views.LoginView):
     next_page = "account"
 
 
+class PasswordForm(GuardedOldPassword, PasswordChangeForm):
+    pass
+
+
 class PasswordView(views.PasswordChangeView):
     """A new password signs out everywhere else, and ends all tokens."""
 
+    form_class = PasswordForm
     template_name = "account/password.html"
     success_url = reverse_lazy("account")
 
@@ -90,7 +97,7 @@ class AccountView(LoginRequiredMixin, TemplateView):
             "uses": None,
             "base_url": f"{self.request.scheme}://{self.request.get_host()}",
             "model": next(iter(usage_reader().models(user)), "MODEL"),
-            "form": NewKeyForm(self.request),
+            "form": NewKeyForm(self.request) if settings.MAX_KEYS_PER_USER else None,
         }
         with suppress(StoreUnavailable, TimeoutError):  # the page says so
             context["uses"] = usage_reader().remaining(user)

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils import timezone
@@ -72,20 +72,22 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Staff without all rights leave other staff alone: a new password would lend them theirs."""
-        may = super().has_change_permission(request, obj)
-        return may and (request.user.is_superuser or obj is None or not obj.is_staff)
+        return super().has_change_permission(request, obj) and (obj is None or self.may_reach(request, obj))
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        may = super().has_delete_permission(request, obj)
-        return may and (request.user.is_superuser or obj is None or not obj.is_staff)
+        return super().has_delete_permission(request, obj) and (obj is None or self.may_reach(request, obj))
+
+    def may_reach(self, request: HttpRequest, user: User) -> bool:
+        return request.user.is_superuser or not (user.is_staff or user.is_superuser)
 
     def changeable(self, request: HttpRequest, users: QuerySet[User]) -> Any:
         """Those of them that may be changed; the others are told of."""
-        if request.user.is_superuser:
-            return users
-        if kept := users.filter(is_staff=True).count():
+        chosen = users.count()
+        if not request.user.is_superuser:
+            users = users.filter(is_staff=False, is_superuser=False)
+        if kept := chosen - users.count():
             self.message_user(request, f"{kept} of them are staff, and stay as they are.", messages.WARNING)
-        return users.filter(is_staff=False)
+        return users
 
     # -- what they have used -------------------------------------------------------------------------------------
 
@@ -109,7 +111,7 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):
     ) -> HttpResponse:
         context = dict(extra_context or {})
         user = self.get_object(request, object_id)
-        if user is not None and request.method == "GET":
+        if user is not None:
             context |= self.use_of(request, user)
         return super().change_view(request, object_id, form_url, context)
 
@@ -177,6 +179,13 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):
     def reset_quotas(self, request: HttpRequest, users: Any) -> None:
         count = self.note(request, users, "Quotas reset.").reset_quotas()
         self.message_user(request, f"The quotas of {count} users are unused again. {HOLDS_WITHIN}")
+
+
+def within_reach(whoever: Any, users: QuerySet[User]) -> QuerySet[User]:
+    """Those of these users that somebody may act for: superusers all, other staff nobody but themselves of staff."""
+    if whoever.is_superuser:
+        return users
+    return users.filter(Q(is_staff=False, is_superuser=False) | Q(pk=whoever.pk))
 
 
 def move(pages: UserAdmin, request: HttpRequest, users: Any, *, tier: Tier) -> None:

@@ -74,7 +74,7 @@ class Lanes:
             await send({"type": "lifespan.startup.failed", "message": f"The settings are dangerous.\n{sentences}"})
             return
         if settings.PROMETHEUS_MULTIPROC_DIR:
-            await asyncio.to_thread(begin, Path(settings.PROMETHEUS_MULTIPROC_DIR))
+            await asyncio.to_thread(begin, Path(settings.PROMETHEUS_MULTIPROC_DIR), settings.WORKERS)
         await gateway().start()
         self.drain = Drain(gateway(), self.cut)
         self.drain.start()

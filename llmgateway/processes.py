@@ -8,8 +8,6 @@ one that began anew; what it had running does not.
 import os
 from pathlib import Path
 
-from prometheus_client import multiprocess
-
 
 def pid_of(file: Path) -> int:
     """The process that writes a file: counter_12.db, gauge_livesum_12.db."""
@@ -33,14 +31,16 @@ def dead(folder: Path) -> set[int]:
 
 
 def sweep(folder: Path) -> None:
-    """Forget what dead workers had running."""
-    for pid in dead(folder):
-        multiprocess.mark_process_dead(pid, str(folder))
+    """Forget what dead workers had running. Several workers may be at it at the same time."""
+    gone = dead(folder)
+    for file in folder.glob("gauge_live*.db"):
+        if pid_of(file) in gone:
+            file.unlink(missing_ok=True)
 
 
-def begin(folder: Path) -> None:
+def begin(folder: Path, workers: int) -> None:
     """Forget all that an earlier gateway left behind, once for each set of workers: the first that begins does it."""
-    mark = folder / f"begun-by-{parent()}"
+    mark = folder / f"begun-by-{name_of(os.getppid() if workers > 1 else os.getpid())}"
     try:
         mark.touch(exist_ok=False)
     except FileExistsError:
@@ -54,9 +54,8 @@ def begin(folder: Path) -> None:
             other.unlink(missing_ok=True)
 
 
-def parent() -> str:
-    """Who started this set of workers: a process id, and when that process began, since ids are used again."""
-    pid = os.getppid()
+def name_of(pid: int) -> str:
+    """A process by its id and when it began, since ids are used again."""
     try:
         began = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
     except (OSError, IndexError):

@@ -61,11 +61,13 @@ def live_context(request: HttpRequest, now: datetime) -> dict[str, Any]:
     context: dict[str, Any] = {"now": now}
     if request.user.has_perm(SEES_CALLS):
         recent = UsageRecord.objects.filter(admitted_at__gte=now - NOW)
-        refused = RefusalCount.objects.filter(minute__gte=now - NOW).aggregate(times=Sum("count"))["times"]
+        since = now.replace(second=0, microsecond=0) - NOW  # they are counted by the minute
+        refused = RefusalCount.objects.filter(minute__gte=since).aggregate(times=Sum("count"))["times"]
         today = totals(now.date(), "tier")
         context |= {
             "calls_a_minute": recent.count(),
-            "refused_a_minute": refused or 0,
+            "refused": refused or 0,
+            "refused_since": since,
             "tokens_today": sum(total.tokens for total in today.values()),
             "tokens_by_tier": [(tier, total.tokens) for (tier,), total in sorted(today.items())],
         }

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 PATIENCE = 5.0  # seconds that a call waits for the ledger
 AT_ONCE = 200  # accounts that one query is about
+SPANS_AT_ONCE = 20  # and stretches of time
 NOT_KNOWN = "What this account has used cannot be looked up. Try again shortly."
 
 
@@ -93,7 +94,14 @@ class History:
         """Those who ask for all there is, together; whoever asks up to a moment, alone, since each has its own."""
         first = next(iter(self._waiting))
         alike = [question for question in self._waiting if question.end is None] if first.end is None else [first]
-        return {question: self._waiting.pop(question) for question in alike[:AT_ONCE]}
+        batch: list[Question] = []
+        spans: set[Span] = set()
+        for question in alike[:AT_ONCE]:
+            spans.update(question.spans.values())
+            if batch and len(spans) > SPANS_AT_ONCE:  # accounts that were reset have spans of their own
+                break
+            batch.append(question)
+        return {question: self._waiting.pop(question) for question in batch}
 
 
 def read(questions: Sequence[Question]) -> dict[Question, Uses]:

@@ -51,8 +51,9 @@ def totals(since: date, *by: str, only: Q | None = None) -> dict[Key, Total]:
     """What was used since the begin of a day, by these fields that roll-up and ledger both have. `day` is one, too."""
     only = only or Q()
     days = {name: Sum(name) for name in NAMES}
-    found = add_up(DailyUsage.objects.filter(only, day__gte=since).order_by().values(*by).annotate(**days), by)
-    open_day = max(filter(None, (first_open_day(), since)))
+    open_day = max(filter(None, (first_open_day(), since)))  # asked once: a day may be added up in this moment
+    whole = DailyUsage.objects.filter(only, day__gte=since, day__lt=open_day).order_by()
+    found = add_up(whole.values(*by).annotate(**days), by)
     rows = UsageRecord.objects.filter(only, admitted_at__gte=begin_of(open_day)).order_by()
     if "day" in by:
         rows = rows.annotate(day=F("admitted_at__date"))

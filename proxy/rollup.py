@@ -48,9 +48,14 @@ def days_due(now: datetime) -> list[date]:
         begin = oldest.date() if oldest else today
     else:
         day, at = newest
-        is_whole = at >= begin_of(day) + timedelta(days=2)  # nothing comes in that late
-        begin = day + timedelta(days=1) if is_whole or now - at < EVERY else day
+        is_due = now - at >= EVERY or today > day + timedelta(days=1)
+        begin = day if is_due and at < whole_from(day) else day + timedelta(days=1)
     return [begin + timedelta(days=n) for n in range((today - begin).days)]
+
+
+def whole_from(day: date) -> datetime:
+    """When all of a day is in: nothing comes later."""
+    return begin_of(day) + timedelta(days=2)
 
 
 def rows_of(day: date) -> QuerySet[UsageRecord]:
@@ -59,7 +64,12 @@ def rows_of(day: date) -> QuerySet[UsageRecord]:
 
 
 def roll_up(day: date) -> int:
-    """Add up one day, in place of what it was. Gives the number of sums. A second worker at it changes nothing."""
+    """Add up one day, in place of what it was. Gives the number of sums. A second worker at it changes nothing.
+
+    What was added up when all was in stays for good: its rows may be about to be pruned.
+    """
+    if DailyUsage.objects.filter(day=day, rolled_up_at__gte=whole_from(day)).exists():
+        return 0
     asked = {name: Sum(name) for name in SUMS}
     sums = rows_of(day).values(*KINDS).annotate(calls=Count("pk"), failed=Count("pk", filter=FAILED), **asked)
     with suppress(IntegrityError), transaction.atomic():

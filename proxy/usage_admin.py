@@ -10,10 +10,13 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.contrib import admin
+from django.contrib.admin.options import IncorrectLookupParameters
+from django.contrib.admin.views.main import ERROR_FLAG
 from django.core.exceptions import PermissionDenied
 from django.db.models import Max, Min, Q, QuerySet
-from django.http import HttpRequest, StreamingHttpResponse
-from django.urls import path
+from django.http import HttpRequest, HttpResponseRedirect, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from django.urls import path, reverse
 from django.utils import timezone
 from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import AutocompleteSelectFilter
@@ -26,6 +29,7 @@ from .endpoints import ENDPOINTS
 from .models import DailyUsage, RefusalCount, UsageRecord
 from .rollup import begin_of
 
+LONGEST_ID = 18  # digits
 CHUNK = 2000  # rows of one query of an export
 COLUMNS = [field.attname for field in UsageRecord._meta.concrete_fields if not field.primary_key]
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")
@@ -42,6 +46,17 @@ class ReadOnlyAdmin(ModelAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
+
+
+class UserFilter(AutocompleteSelectFilter):
+    """By one user. What can be nobody's id finds nobody."""
+
+    def __init__(self, field: Any, request: HttpRequest, params: dict[str, Any], *rest: Any, **named: Any) -> None:
+        name = f"{field.name}__id__exact"
+        if name in params:
+            value = str(params[name][-1])
+            params[name] = [value if value.isascii() and value.isdigit() and len(value) <= LONGEST_ID else "0"]
+        super().__init__(field, request, params, *rest, **named)
 
 
 class OneOf(admin.SimpleListFilter):
@@ -160,7 +175,7 @@ class UsageRecordAdmin(LongList):
         TierFilter,
         EndpointFilter,
         CacheFilter,
-        ("user", AutocompleteSelectFilter),
+        ("user", UserFilter),
     ]
     list_fullwidth = True
     date_hierarchy = "admitted_at"
@@ -181,11 +196,14 @@ class UsageRecordAdmin(LongList):
         page = self.admin_site.admin_view(self.export_view)
         return [path("export/", page, name="proxy_usagerecord_export"), *super().get_urls()]
 
-    def export_view(self, request: HttpRequest) -> StreamingHttpResponse:
+    def export_view(self, request: HttpRequest) -> HttpResponseBase:
         """All rows that the list's filters let through, as CSV, the oldest first."""
         if not self.has_view_permission(request):
             raise PermissionDenied
-        rows = self.get_changelist_instance(request).get_queryset(request)
+        try:
+            rows = self.get_changelist_instance(request).get_queryset(request)
+        except IncorrectLookupParameters:
+            return HttpResponseRedirect(f"{reverse('admin:proxy_usagerecord_changelist')}?{ERROR_FLAG}=1")
         name = f"calls-{timezone.now():%Y-%m-%d}.csv"
         headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}
         return StreamingHttpResponse(csv_of(rows), content_type="text/csv; charset=utf-8", headers=headers)
@@ -227,12 +245,12 @@ def line(values: Sequence[Any]) -> str:
 @admin.register(DailyUsage)
 class DailyUsageAdmin(LongList):
     list_display = ["day", "user", "tier", "model", "calls", "failed", "prompt_tokens", "completion_tokens"]
-    list_filter = [TierFilter, ("user", AutocompleteSelectFilter)]
+    list_filter = [TierFilter, ("user", UserFilter)]
     date_hierarchy = "day"
 
 
 @admin.register(RefusalCount)
 class RefusalCountAdmin(LongList):
     list_display = ["minute", "user", "reason", "count"]
-    list_filter = [ReasonFilter, ("user", AutocompleteSelectFilter)]
+    list_filter = [ReasonFilter, ("user", UserFilter)]
     date_hierarchy = "minute"

@@ -209,6 +209,14 @@ class LiveGateway:
         """Run something on the gateway's loop, and give its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(10)
 
+    def task_ids(self) -> set[int]:
+        """Which tasks there are on the gateway's loop."""
+
+        async def ids() -> set[int]:
+            return {id(task) for task in asyncio.all_tasks()} - {id(asyncio.current_task())}
+
+        return self.run(ids())
+
     def tasks(self) -> int:
         """How many tasks there are on the gateway's loop, the asking one aside."""
 

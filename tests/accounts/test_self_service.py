@@ -105,6 +105,22 @@ def test_a_new_password_ends_tokens(client, alice):
     assert client.get("/auth/me", headers=headers).status_code == 401
 
 
+def test_an_old_password_is_not_guessed_there_either(client, alice):
+    path = "account-password"
+    new = {"new_password1": "qq-82-newsesame", "new_password2": "qq-82-newsesame"}
+    texts = [client.post(reverse(path), {"old_password": "wrong", **new}).text for _ in range(11)]
+    assert "entered incorrectly" in texts[0]
+    assert "wrong too often. Try again in" in texts[-1]
+    assert "wrong too often" in client.post(reverse(path), {"old_password": PASSWORD, **new}).text
+
+
+def test_where_users_make_no_keys_there_is_no_form(client, alice, settings):
+    settings.MAX_KEYS_PER_USER = 0
+    assert "made by the administrator" in client.get(PAGE).text
+    assert "made by the administrator" in client.post(PAGE, {"name": "x", "password": PASSWORD}).text
+    assert not ApiKey.objects.exists()
+
+
 def test_signing_out_ends_it(client, alice):
     client.post(reverse("account-logout"))
     assert client.get(PAGE).status_code == 302

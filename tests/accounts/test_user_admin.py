@@ -169,6 +169,44 @@ def test_staff_leave_other_staff_alone(staff):
     assert history_of(root) == []
 
 
+def test_a_superuser_who_is_no_staff_at_the_moment_is_left_alone_too(staff):
+    root = person("root", is_superuser=True)
+    assert staff.post(change_page(root), {"username": "x"}).status_code == 403
+    act(staff, "move_to_free", root)
+    root.user.refresh_from_db()
+    assert root.user.tier.name == "enterprise"
+
+
+def test_staff_make_and_revoke_keys_of_those_only_whom_they_may_change(client):
+    clerk = may(person("clerk", is_staff=True).user, "add_apikey", "change_apikey", "view_apikey", "view_user")
+    client.force_login(clerk)
+    root, alice = person("root", is_staff=True, is_superuser=True), person("alice")
+    fields = {"name": "x", "expires_at_0": "2099-01-01", "expires_at_1": "00:00:00"}
+    for user, made in ((root.user, 0), (alice.user, 1), (clerk, 1)):
+        client.post(reverse("admin:accounts_apikey_add"), {**fields, "user": user.pk})
+        assert ApiKey.objects.filter(user=user).count() == made
+    keys = [root.key()[0].pk, alice.key()[0].pk]
+    client.post(reverse("admin:accounts_apikey_changelist"), {"action": "revoke", "_selected_action": keys})
+    assert [ApiKey.objects.get(pk=key).state for key in keys] == ["works", "revoked"]
+
+
+def test_a_mistake_in_the_form_leaves_the_rest_of_the_page_as_it_is(admin_client):
+    text = admin_client.post(change_page(person("alice")), {"username": ""}).text
+    assert "This field is required" in text
+    assert "Not known at the moment" not in text
+    assert "Reset quotas" in text
+
+
+@pytest.mark.parametrize("odd", ["%C2%B2", "9" * 30, "x", "-1"])
+def test_what_can_be_nobodys_id_is_nobodys(admin_client, odd):
+    for model in ("tier", "user", "apikey"):
+        answer = admin_client.get(f"/admin/accounts/{model}/{odd}/change/", follow=True)
+        assert "doesn’t exist" in answer.text
+    assert admin_client.get(f"{reverse('admin:accounts_apikey_add')}?user={odd}").status_code == 200
+    assert admin_client.get(f"/admin/proxy/usagerecord/?user__id__exact={odd}").status_code == 200
+    assert admin_client.get(f"/admin/proxy/dailyusage/?user__id__exact={odd}").status_code == 200
+
+
 def test_whoever_may_only_look_can_do_nothing(client):
     client.force_login(may(person("staff", is_staff=True).user, "view_user"))
     alice = person("alice")

@@ -4,16 +4,17 @@ import os
 import re
 import signal
 import subprocess
+import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
 
-from llmgateway.processes import begin, parent, pid_of
+from llmgateway.processes import begin, pid_of, sweep
 from tests.cast import bearer, person
 from tests.conftest import CHAT
-from tests.servers import OwnRedis, Worker, wait_until
+from tests.servers import ROOT, OwnRedis, Worker, wait_until
 
 pytestmark = pytest.mark.once
 
@@ -111,9 +112,30 @@ def test_what_an_earlier_gateway_left_is_swept_once(tmp_path):
     left, own = tmp_path / f"counter_{dead_pid()}.db", tmp_path / f"counter_{os.getpid()}.db"
     for file in (left, own):
         file.touch()
-    begin(tmp_path)
+    begin(tmp_path, WORKERS)
     assert pids_in(tmp_path) == {os.getpid()}
     left.touch()  # of a worker of this gateway that has died since
-    begin(tmp_path)
+    begin(tmp_path, WORKERS)
     assert left.exists()
-    assert (tmp_path / f"begun-by-{parent()}").exists()
+
+
+def test_a_gateway_of_one_process_begins_anew_each_time(tmp_path):
+    """Though whoever starts it is the same."""
+    code = f"import pathlib; from llmgateway.processes import begin; begin(pathlib.Path({str(tmp_path)!r}), 1)"
+    for _ in range(2):
+        left = tmp_path / f"counter_{dead_pid()}.db"
+        left.touch()
+        subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+        assert not left.exists()
+
+
+def test_several_scrapes_may_sweep_at_the_same_time(tmp_path, together):
+    gone = dead_pid()
+
+    def scrape():
+        for _ in range(50):
+            (tmp_path / f"gauge_livesum_{gone}.db").touch()
+            sweep(tmp_path)
+
+    with together(*[scrape] * 4) as scrapes:
+        assert [each.result() for each in scrapes] == [None] * 4

@@ -101,8 +101,13 @@ def test_it_shows_what_went_on(admin_client):
     text = admin_client.get("/admin/").text
     assert all(each in text for each in (alice.username, "tokens_minute", "Biggest users", 'class="chart"'))
     live = " ".join(admin_client.get(reverse("admin-live")).text.split())
-    assert '<p class="gw-figure">1</p> <p class="gw-bad">4 refused by limits</p>' in live
+    assert '<p class="gw-figure">1</p> <p class="gw-bad">4 refused by limits since' in live
     assert '<p class="gw-figure">10</p> <p class="gw-note">free 10</p>' in live
+
+
+def test_refusals_of_the_minute_before_are_still_told(admin_client):
+    refused(timezone.now() - timedelta(minutes=1), 1, 3)
+    assert "3 refused by limits since" in " ".join(admin_client.get(reverse("admin-live")).text.split())
 
 
 def test_it_takes_few_queries(admin_client, django_assert_max_num_queries):

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from proxy.history import Question, used
+from proxy.history import History, Question, used
 from proxy.models import UsageRecord
 from proxy.stores import AccountId, Meter
 from proxy.windows import WINDOWS
@@ -83,6 +83,16 @@ def test_on_the_first_day_of_a_month_the_two_are_one():
     first = datetime(2026, 11, 1, 12, tzinfo=UTC)
     call(NOW - first)
     assert sums(meter(), meter(window="month"), now=first) == [1, 1]
+
+
+def test_accounts_that_were_reset_are_asked_of_in_smaller_batches():
+    history = History()
+    for number in range(30):
+        history._waiting[Question(AccountId(number, float(NOW.timestamp() - number)), (meter(),), NOW.timestamp())] = (
+            None
+        )
+    assert len(history._next_batch()) == 20
+    assert len(history._next_batch()) == 10
 
 
 def test_many_accounts_are_one_query(calls, django_assert_num_queries):

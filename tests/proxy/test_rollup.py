@@ -8,7 +8,7 @@ from django.core.management import CommandError, call_command
 from django.db.models import Q
 from django.utils import timezone
 
-from proxy.models import DailyUsage, RefusalCount
+from proxy.models import DailyUsage, RefusalCount, UsageRecord
 from proxy.reports import Total, totals
 from proxy.rollup import days_due, roll_up, roll_up_due
 from tests.cast import person
@@ -38,18 +38,24 @@ def test_a_day_holds_what_was_admitted_from_midnight_to_midnight(a_day):
 
 def test_adding_up_a_day_again_replaces_what_it_was(a_day):
     roll_up(DAY.date())
+    DailyUsage.objects.update(rolled_up_at=at(30))
     usage_row(at(5))
     roll_up(DAY.date())
     assert DailyUsage.objects.get(model="m").calls == 3
 
 
 def test_a_day_whose_rows_are_pruned_keeps_its_sums(a_day):
-    from proxy.models import UsageRecord  # noqa: PLC0415
-
     roll_up(DAY.date())
-    UsageRecord.objects.all().delete()
-    roll_up(DAY.date())
+    for _ in range(2):
+        UsageRecord.objects.first().delete()
+        roll_up(DAY.date())
     assert DailyUsage.objects.get(model="m").calls == 2
+
+
+def test_a_day_that_is_added_up_in_this_moment_is_not_missed(a_day, monkeypatch):
+    everything = totals(DAY.date(), "tier")
+    monkeypatch.setattr("proxy.reports.first_open_day", lambda: roll_up(DAY.date()) and None)
+    assert totals(DAY.date(), "tier") == everything
 
 
 @pytest.mark.parametrize(
@@ -60,6 +66,7 @@ def test_a_day_whose_rows_are_pruned_keeps_its_sums(a_day):
         (3, at(25), at(25.5), []),  # a moment ago
         (3, at(25), at(27), [3]),  # yesterday, anew
         (3, at(47), at(49), [3, 4]),
+        (3, at(47.7), at(48.1), [3, 4]),  # a moment ago, but not when all was in
         (3, at(72.1), at(97), [4, 5, 6]),  # nothing comes in that late
     ],
 )
@@ -116,6 +123,8 @@ def test_a_dry_run_deletes_nothing(old_and_new):
 def test_what_quotas_are_counted_from_is_not_pruned():
     with pytest.raises(CommandError, match="at least 32 days"):
         prune("--days", "31")
+    with pytest.raises(CommandError, match="more days than there are"):
+        prune("--days", "5000000")
 
 
 # -- usage ---------------------------------------------------------------------------------------------------------
@@ -151,7 +160,12 @@ def test_the_table_can_be_of_one_user_one_tier_or_some_days():
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [(("--user", "nobody"), "no user"), (("--tier", "x"), "Tiers: free"), (("--since", "x"), "neither a date")],
+    [
+        (("--user", "nobody"), "no user"),
+        (("--tier", "x"), "Tiers: free"),
+        (("--since", "x"), "neither a date"),
+        (("--since", "9999999d"), "neither a date"),
+    ],
 )
 def test_a_mistake_is_told_with_what_there_is(options, said):
     with pytest.raises(CommandError, match=said):

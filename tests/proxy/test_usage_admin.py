@@ -121,6 +121,14 @@ def test_staff_without_the_right_export_none(client):
     assert client.get(f"{CALLS}export/").status_code == 403
 
 
+@pytest.mark.django_db
+@pytest.mark.parametrize("query", ["foo=bar", "admitted_at__gte=bogus", "admitted_at__year=2026&admitted_at__month=13"])
+def test_an_export_of_odd_filters_leads_back_to_the_list(admin_client, query):
+    answer = admin_client.get(f"{CALLS}export/?{query}", follow=True)
+    assert answer.status_code == 200
+    assert answer.redirect_chain[0][0].startswith(CALLS)
+
+
 @pytest.mark.once
 def test_what_a_spreadsheet_would_take_for_a_formula_is_text():
     assert line(["=1+1", "@x", -5, "a,b"]) == "'=1+1,'@x,-5,\"a,b\"\r\n"

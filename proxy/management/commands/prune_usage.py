@@ -28,7 +28,10 @@ class Command(BaseCommand):
         days = options["days"]
         if days < LEAST:
             raise CommandError(f"Keep at least {LEAST} days: quotas of the month are counted from the ledger.")
-        before = begin_of((timezone.now() - timedelta(days=days)).date())
+        try:
+            before = begin_of((timezone.now() - timedelta(days=days)).date())
+        except OverflowError as exc:
+            raise CommandError(f"{days} are more days than there are.") from exc
         rows = UsageRecord.objects.filter(admitted_at__lt=before)
         refusals = RefusalCount.objects.filter(minute__lt=before)
         if options["dry_run"]:

@@ -24,7 +24,7 @@ def a_day(text: str) -> date:
         if text.endswith("d"):
             return timezone.now().date() - timedelta(days=int(text[:-1]) - 1)
         return date.fromisoformat(text)
-    except ValueError as exc:
+    except (ValueError, OverflowError) as exc:
         raise ArgumentTypeError(f"'{text}' is neither a date like 2026-11-01 nor a number of days like 30d") from exc
 
 
