@@ -169,6 +169,8 @@ def show(port: int, passwords: dict[str, str], said: str) -> None:
     print(f"\nThe model says: {said.strip()}\n")
     print(f"  API      {base}/v1          the base URL for any OpenAI client")
     print(f"  admin    {base}/admin/      {'admin':12}{passwords['admin']}")
+    print(f"  account  {base}/account/    what a user sees: limits, use, own keys, lines to paste")
+    print(f"  docs     {base}/docs        the API, to be read and tried")
     print(f"  health   {base}/health")
     print(f"  metrics  {base}/metrics\n")
     for name, limit in (("free", 10), ("premium", 100), ("enterprise", 1000)):
