@@ -1,6 +1,7 @@
 """The ledger beside what the llama-server itself counted: equal to the token, but for the last few of cut answers."""
 
 import json
+import os
 import random
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ TOKEN = {  # how the event of a token is known
     "responses": b'"delta":"',
     "messages": b'"text_delta"',
 }
+MIXED_CALLS = int(os.environ.get("MIXED_CALLS", "160"))
 MOST_UNSEEN = 4  # tokens that a llama-server may have made between the last event and its noticing that we left
 
 
@@ -100,18 +102,19 @@ def recorded(caller, calls: int) -> None:
     wait_until(lambda: UsageRecord.objects.filter(user=caller.user).count() == calls, "all rows are written", 20)
 
 
-def test_500_mixed_calls_of_which_a_tenth_is_cut(live, llama, bob, http, before):
+def test_mixed_calls_of_which_a_tenth_is_cut(live, llama, bob, http, before):
     choose = random.Random(11)
-    token = bob.token
-    plans = [(number, *some_call(choose)) for number in range(450)]
+    token, cuts_of_each = bob.token, MIXED_CALLS // 10 // len(TOKEN)
+    begun_cuts = MIXED_CALLS - cuts_of_each * len(TOKEN)
+    plans = [(number, *some_call(choose)) for number in range(begun_cuts)]
     plans += [
-        (number, path, some_long_call(choose, path)) for number, path in enumerate([*TOKEN] * 12 + [*TOKEN][:2], 450)
+        (number, path, some_long_call(choose, path)) for number, path in enumerate([*TOKEN] * cuts_of_each, begun_cuts)
     ]
     choose.shuffle(plans)
 
     def call(plan: tuple[int, str, dict[str, Any]]) -> None:
         number, path, body = plan
-        if number >= 450:
+        if number >= begun_cuts:
             cut(live, token, path, body, events=2 + number % 7)
             return
         response = http.post(f"/v1/{path}", headers={"Authorization": f"Bearer {token}"}, json=body)
@@ -120,13 +123,13 @@ def test_500_mixed_calls_of_which_a_tenth_is_cut(live, llama, bob, http, before)
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(call, plans))
     theirs = counted_by(llama).since(before)
-    recorded(bob, 500)
+    recorded(bob, MIXED_CALLS)
     ours = in_the_ledger(bob)
     cuts = UsageRecord.objects.filter(user=bob.user, is_estimated=True)
     assert set(cuts.values_list("error", "status")) == {("client_left", 200)}
-    assert cuts.count() == 50
+    assert cuts.count() == MIXED_CALLS - begun_cuts
     assert ours.prompt == theirs.prompt
-    assert 0 <= theirs.completion - ours.completion <= MOST_UNSEEN * 50
+    assert 0 <= theirs.completion - ours.completion <= MOST_UNSEEN * cuts.count()
 
 
 @pytest.mark.parametrize("path", TOKEN)
