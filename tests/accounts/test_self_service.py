@@ -12,7 +12,7 @@ from accounts.tokens import ApiKeyToken
 from tests.cast import new_tier, person
 from tests.proxy.rows import usage_row
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.once]
 
 PAGE = reverse("account")
 PASSWORD = "xk-71-opensesame"

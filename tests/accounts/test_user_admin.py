@@ -12,7 +12,7 @@ from proxy.gateway import gateway
 from tests.cast import new_tier, person
 from tests.proxy.rows import usage_row
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.once]
 
 USERS = reverse("admin:accounts_user_changelist")
 

@@ -10,6 +10,8 @@ from proxy.endpoints import ENDPOINTS
 from proxy.examples import EXAMPLES
 from proxy.openapi import json_schema
 
+pytestmark = pytest.mark.once
+
 BODIES = [(name, body) for name, example in EXAMPLES.items() for body in example.bodies.values()]
 VALUES = [0, 1, -1, 1.5, True, "", "none", "auto", [], ["a"], [1], [{}], [["a"]], {}, {"type": "x"}, None, "float"]
 KINDS = {f"{e.name}.{name}": kind for e in ENDPOINTS for name, kind in e.schema.fields.items()}
@@ -22,7 +24,6 @@ def document():
     return made
 
 
-@pytest.mark.once
 def test_every_endpoint_is_told_of_with_all_its_fields(document):
     for endpoint in ENDPOINTS:
         told = document["paths"][f"/v1/{endpoint.url}"]["post"]
@@ -32,12 +33,10 @@ def test_every_endpoint_is_told_of_with_all_its_fields(document):
         assert {"401", "429", "503"} <= told["responses"].keys()
 
 
-@pytest.mark.once
 def test_pages_and_health_are_no_part_of_it(document):
     assert {path.split("/")[1] for path in document["paths"]} == {"v1", "auth"}
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("name", KINDS)
 def test_what_is_taken_is_allowed_by_the_document(name):
     check, _ = KINDS[name]
@@ -47,7 +46,6 @@ def test_what_is_taken_is_allowed_by_the_document(name):
         jsonschema.validate(value, json_schema(KINDS[name]))
 
 
-@pytest.mark.once
 def test_errors_are_told_where_they_can_be_met(document):
     making, chatting = document["paths"]["/auth/keys"]["post"], document["paths"]["/v1/chat/completions"]["post"]
     assert "too_many_keys" in making["responses"]["400"]["description"]

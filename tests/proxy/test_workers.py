@@ -12,7 +12,7 @@ from django.db.models import F, Sum
 from django.test import Client
 from django.urls import reverse
 
-from accounts.models import Quota
+from accounts.models import Quota, User
 from proxy.models import UsageRecord
 from tests import fake_llama as llama_script
 from tests.cast import bearer, new_tier, person
@@ -53,6 +53,15 @@ def at_once(workers, someone, calls, **fields):
 
 def left(response, metric="requests"):
     return int(response.headers[f"x-ratelimit-remaining-{metric}"])
+
+
+def test_a_reset_of_quotas_holds_for_all_workers_together(workers):
+    grace = person("grace", new_tier(requests_a_minute=6))
+    assert Counter(each.status_code for each in at_once(workers, grace, 8)) == {200: 6, 429: 2}
+    User.objects.filter(pk=grace.user.pk).reset_quotas()
+    for worker in workers:
+        wait_until(lambda: call(worker, grace, max_tokens=1).status_code == 200, "the reset holds", within=3)  # noqa: B023
+    assert Counter(each.status_code for each in at_once(workers, grace, 8)) == {200: 4, 429: 4}
 
 
 def test_of_50_calls_at_once_a_free_user_gets_10_from_all_workers_together(workers):
