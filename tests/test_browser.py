@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from django.utils import timezone
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Error, Page, expect, sync_playwright
 
 from accounts.models import User
 from proxy.gateway import gateway
@@ -59,11 +59,16 @@ def page(browser, live):
             wrong.append(f"asks {where.netloc}")
 
     page.on("request", look)
-    page.on("pageerror", lambda error: wrong.append(f"script: {error}"))
+    page.on("pageerror", lambda error: None if is_known(error) else wrong.append(f"script: {error.stack}"))
     page.on("console", lambda told: wrong.append(f"console: {told.text}") if told.type == "error" else None)
     yield page
     context.close()
     assert not wrong
+
+
+def is_known(error: Error) -> bool:
+    """Django's script for actions may look for a button before unfold has put it there, to warn of edits in lists."""
+    return "actions.js" in (error.stack or "") and "addEventListener" in error.message
 
 
 def root() -> Person:
@@ -112,14 +117,19 @@ def test_an_admin_onboards_a_client_sees_its_calls_and_suspends_it(page, live):
     look_at(page, "key-made")
     page.set_viewport_size({"width": WIDE[0], "height": WIDE[1]})
 
-    assert call(live, key).status_code == 200
+    answer = call(live, key)
+    assert answer.status_code == 200
     wait_until(lambda: UsageRecord.objects.filter(user__username=name).exists(), "the call is in the ledger")
     page.get_by_role("link", name="Calls").click()
-    expect(page.locator("#result_list tbody tr").first).to_contain_text(name)
+    page.locator("#searchbar").fill(answer.headers["x-request-id"])
+    page.locator("#searchbar").press("Enter")
+    expect(page.locator("#result_list tbody tr")).to_have_count(1)
+    expect(page.locator("#result_list tbody tr")).to_contain_text(name)
     page.get_by_role("link", name="Dashboard").click()
-    expect(page.get_by_role("link", name=name).first).to_be_visible()
+    expect(page.locator("#live").get_by_text(f"{tier} {answer.json()['usage']['total_tokens']}")).to_be_visible()
 
-    page.get_by_role("link", name=name).first.click()
+    page.get_by_role("link", name="Users").click()
+    page.get_by_role("link", name=name).click()
     expect(page.get_by_text("1 of 50")).to_be_visible()
     page.get_by_role("button", name="Suspend").click()
     expect(page.get_by_text("1 suspended")).to_be_visible()

@@ -1,7 +1,6 @@
 """The ledger beside what the llama-server itself counted: equal to the token, but for the last few of cut answers."""
 
 import json
-import os
 import random
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from django.db.models import Sum
 
 from proxy.gateway import gateway
 from proxy.models import UsageRecord
+from tests.effort import effort
 from tests.servers import LiveGateway, wait_until
 
 pytestmark = pytest.mark.once
@@ -25,7 +25,7 @@ TOKEN = {  # how the event of a token is known
     "responses": b'"delta":"',
     "messages": b'"text_delta"',
 }
-MIXED_CALLS = int(os.environ.get("MIXED_CALLS", "160"))
+MIXED_CALLS = effort(500)
 MOST_UNSEEN = 4  # tokens that a llama-server may have made between the last event and its noticing that we left
 
 

@@ -12,6 +12,7 @@ from proxy import bounds
 from proxy.calls import Call
 from proxy.schemas import CHAT, COMPLETION, EMBEDDING, RERANK, TOKENIZE
 from tests.conftest import MODEL
+from tests.effort import effort
 
 pytestmark = pytest.mark.once
 
@@ -27,7 +28,7 @@ def counted(llama, path, **body):
     return response.json()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=effort(150), deadline=None)
 @given(turns=turns, system=texts)
 def test_no_chat_has_more_tokens(llama, turns, system):
     messages = [{"role": "system", "content": system}] if system else []
@@ -37,14 +38,14 @@ def test_no_chat_has_more_tokens(llama, turns, system):
     assert tokens <= bounds.of_chat({"messages": messages})
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=effort(150), deadline=None)
 @given(text=texts)
 def test_no_text_has_more_tokens(llama, text):
     tokens = counted(llama, "/tokenize", content=text, add_special=True, parse_special=True)["tokens"]
     assert len(tokens) <= bounds.of_texts(text)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=effort(150), deadline=None)
 @given(text=st.one_of(texts, st.text("\0\1\n\"\\\\<>&'é漢🙂", max_size=200)), indent=st.sampled_from([None, 4]))
 def test_no_tools_have_more_tokens_as_json(llama, text, indent):
     """The test model's own template shows no tools, so they are written here as others do."""

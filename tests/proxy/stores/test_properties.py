@@ -8,12 +8,13 @@ from hypothesis import strategies as st
 
 from proxy.stores import Claim, Meter
 from proxy.windows import WINDOWS
+from tests.effort import effort
 
 from .conftest import START
 
 pytestmark = pytest.mark.once
 numbers = itertools.count(1)
-CASES = settings(max_examples=1000, deadline=None)
+CASES = settings(max_examples=effort(1000), deadline=None)
 
 waits = st.one_of(st.just(0.0), st.floats(0, 3), st.floats(0, 90), st.floats(0, 4000)).map(lambda s: round(s, 3))
 calls = st.tuples(st.integers(0, 40), st.integers(0, 60)).map(lambda two: (two[0], two[0] + two[1]))
