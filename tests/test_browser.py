@@ -129,6 +129,8 @@ def test_an_admin_onboards_a_client_sees_its_calls_and_suspends_it(page, live):
     expect(page.locator("#live").get_by_text(f"{tier} {answer.json()['usage']['total_tokens']}")).to_be_visible()
 
     page.get_by_role("link", name="Users").click()
+    page.locator("#searchbar").fill(name)
+    page.locator("#searchbar").press("Enter")
     page.get_by_role("link", name=name).click()
     expect(page.get_by_text("1 of 50")).to_be_visible()
     page.get_by_role("button", name="Suspend").click()

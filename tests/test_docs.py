@@ -11,6 +11,8 @@ from accounts.errors import GatewayError
 from proxy import answers, metrics  # noqa: F401  # what they define is looked for below
 from proxy.endpoints import ENDPOINTS
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()

@@ -9,6 +9,8 @@ import pytest
 
 from .servers import ROOT, free_port, wait_until
 
+pytestmark = pytest.mark.once
+
 
 def children(pid: int) -> list[str]:
     return subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout.split()

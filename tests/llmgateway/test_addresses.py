@@ -6,6 +6,8 @@ import pytest
 
 from llmgateway.addresses import client_address, is_forwarded, peer
 
+pytestmark = pytest.mark.once
+
 
 def scope(peer="192.0.2.1", *headers):
     return {"client": (peer, 1), "headers": [(b"x-forwarded-for", value.encode()) for value in headers]}

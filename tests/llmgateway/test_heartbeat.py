@@ -12,6 +12,8 @@ from proxy.gateway import gateway
 from tests import fake_llama as llama
 from tests.servers import wait_until
 
+pytestmark = pytest.mark.once
+
 EVENT = b"data: x\n\n"
 
 

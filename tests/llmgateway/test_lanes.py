@@ -14,6 +14,8 @@ import pytest
 from llmgateway import asgi
 from tests.servers import wait_until
 
+pytestmark = pytest.mark.once
+
 
 def get(application, path):
     async def call() -> tuple[int, str]:

@@ -10,6 +10,8 @@ from tests.cast import new_tier, person
 from tests.conftest import MODEL
 from tests.servers import wait_until
 
+pytestmark = pytest.mark.once
+
 llama_refuses = fake_llama.sends(fake_llama.whole("400 Bad Request", {}))
 HI = [{"role": "user", "content": "Say hello."}]
 SHORT = {"temperature": 0, "max_tokens": 4}

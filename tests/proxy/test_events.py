@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from proxy.errors import ContextLengthExceeded, UpstreamError
 from proxy.events import DONE, EventSplitter, event_of, read
 
+pytestmark = pytest.mark.once
+
 TOKEN = b'data: {"choices":[{"finish_reason":null,"index":0,"delta":{"content":"%s"}}],"model":"m"}\n\n'
 HI = TOKEN % "Hi \u00fc \U0001f600".encode()
 USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":1,"prompt_tokens_details":{"cached_tokens":1}},"timings":{}}\n\n'

@@ -14,6 +14,8 @@ from tests.cast import member, new_tier, person
 from tests.conftest import CHAT, MODEL
 from tests.servers import free_port, wait_until
 
+pytestmark = pytest.mark.once
+
 
 def error_of(response: httpx.Response) -> tuple[int, str]:
     assert response.headers["x-request-id"].startswith("req_")

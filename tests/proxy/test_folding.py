@@ -4,6 +4,8 @@ import pytest
 
 from proxy.folding import ChatFold, TextFold
 
+pytestmark = pytest.mark.once
+
 
 def chunk(delta, index=0, finish=None, **fields):
     return {

@@ -6,6 +6,8 @@ from proxy.rates import rate_headers
 from proxy.stores import Meter, Reading
 from proxy.windows import WINDOWS
 
+pytestmark = pytest.mark.once
+
 
 def reading(used, limit=10, metric="requests", window="minute", model="", resets_in=30.2):
     return Reading(Meter(f"{metric}:{window}:{model}", WINDOWS[window], limit, metric, model), used, resets_in)

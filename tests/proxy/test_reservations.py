@@ -8,6 +8,8 @@ from proxy.calls import Call
 from proxy.reservations import DEFAULT_LENGTH, Ask
 from proxy.schemas import CHAT
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize(
     ("asked", "tier", "context", "length"),

@@ -4,6 +4,8 @@ import pytest
 
 from proxy.usage import NOTHING_KNOWN, Tally, Usage, of_openai, of_timings
 
+pytestmark = pytest.mark.once
+
 
 def tally(n=1, choices=1, **counts):
     made = Tally(n, choices)

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from proxy.windows import WINDOWS, Count
 
+pytestmark = pytest.mark.once
+
 MINUTE, HOUR, DAY, MONTH = (WINDOWS[name] for name in ("minute", "hour", "day", "month"))
 NOW = datetime(2026, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp()
 

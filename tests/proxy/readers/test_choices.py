@@ -11,6 +11,8 @@ from proxy.readers.choices import ChatReader
 from proxy.schemas import CHAT
 from proxy.usage import NOTHING_KNOWN, Usage
 
+pytestmark = pytest.mark.once
+
 TIMINGS = {"cache_n": 4, "prompt_n": 1, "predicted_n": 2, "predicted_ms": 1.5}
 USAGE = {"prompt_tokens": 5, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 4}}
 ROLE = {"role": "assistant", "content": None}

@@ -11,6 +11,8 @@ from proxy.readers.messages import MessageReader
 from proxy.schemas import MESSAGE
 from proxy.usage import NOTHING_KNOWN, Usage
 
+pytestmark = pytest.mark.once
+
 START = {"cache_read_input_tokens": 4, "input_tokens": 1, "output_tokens": 0}
 
 
