@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.windows import WINDOWS, Count
+from tests.effort import effort
 
 pytestmark = pytest.mark.once
 
@@ -22,7 +23,7 @@ def admit(count: Count, limit: int, now: float) -> bool:
     return True
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=effort(1000), deadline=None)
 @given(gaps=st.lists(st.floats(0, 40), max_size=60), limit=st.integers(1, 8), start=st.floats(0, 1e6))
 @pytest.mark.parametrize("window", [MINUTE, HOUR], ids=["minute", "hour"])
 def test_no_stretch_of_a_window_holds_more_than_the_limit(window, gaps, limit, start):
@@ -35,7 +36,7 @@ def test_no_stretch_of_a_window_holds_more_than_the_limit(window, gaps, limit, s
         assert sum(begin <= moment < begin + window.seconds for moment in admitted) <= limit
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=effort(1000), deadline=None)
 @given(gaps=st.lists(st.floats(0, 40), max_size=60), limit=st.integers(1, 8), start=st.floats(0, 1e6))
 def test_room_comes_back_at_most_one_bucket_late(gaps, limit, start):
     count, now, admitted = Count(MINUTE), start, []
@@ -48,7 +49,7 @@ def test_room_comes_back_at_most_one_bucket_late(gaps, limit, start):
             assert sum(now - late < moment for moment in admitted) >= limit
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=effort(1000), deadline=None)
 @given(gaps=st.lists(st.floats(0, 20), min_size=1, max_size=40), limit=st.integers(1, 5), start=st.floats(0, 1e6))
 def test_a_refused_call_fits_when_it_is_told_and_not_a_bucket_before(gaps, limit, start):
     count, now = Count(MINUTE), start
