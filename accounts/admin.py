@@ -17,13 +17,12 @@ from unfold.widgets import UnfoldAdminTextareaWidget
 from . import login_admin  # noqa: F401  # registers pages
 from .models import ApiKey, Quota, Tier, User
 from .tokens import ApiKeyToken
-from .user_admin import within_reach
+from .user_admin import is_id, within_reach
 
 admin.site.index_title = "Dashboard"
 admin.site.unregister(Group)
 
 MEMBERS_SHOWN = 20
-LONGEST_ID = 18  # digits
 
 
 class NamesField(forms.CharField):
@@ -110,7 +109,7 @@ class ApiKeyAdmin(ModelAdmin):
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         user = request.GET.get("user", "")
-        chosen = {"user": user} if user.isascii() and user.isdigit() and len(user) <= LONGEST_ID else {}
+        chosen = {"user": user} if is_id(user) else {}
         return {**chosen, "expires_at": timezone.now() + timedelta(seconds=settings.API_KEY_LIFETIME)}
 
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:

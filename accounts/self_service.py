@@ -1,7 +1,6 @@
 """Pages of a signed-in client: own limits and use, own keys, and lines to paste."""
 
 from contextlib import suppress
-from datetime import timedelta
 from typing import Any, cast
 
 from django import forms
@@ -19,10 +18,7 @@ from .errors import GatewayError, RateLimitExceeded, StoreUnavailable
 from .keys import make_key
 from .logins import GuardedOldPassword
 from .models import ApiKey, User
-from .usage import usage_reader
-
-MONTH = timedelta(days=29)  # before today
-RECENT_CALLS = 10
+from .usage import MONTH, RECENT_CALLS, usage_reader
 
 
 class SignInForm(AuthenticationForm):

@@ -1,13 +1,16 @@
 """What accounts wants to know of use. `proxy` provides it; accounts never imports proxy."""
 
 from collections.abc import Sequence
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from django.apps import apps
 
 if TYPE_CHECKING:
     from .models import User
+
+MONTH = timedelta(days=29)  # before today, as pages show use
+RECENT_CALLS = 10  # that pages show
 
 
 class QuotaUse(NamedTuple):

@@ -23,13 +23,13 @@ from unfold.contrib.filters.admin import AutocompleteSelectFilter
 from unfold.paginator import InfinitePaginator
 
 from accounts.models import Quota, Tier
+from accounts.user_admin import is_id
 
 from .cache import Result
 from .endpoints import ENDPOINTS
 from .models import DailyUsage, RefusalCount, UsageRecord
 from .rollup import begin_of
 
-LONGEST_ID = 18  # digits
 CHUNK = 2000  # rows of one query of an export
 COLUMNS = [field.attname for field in UsageRecord._meta.concrete_fields if not field.primary_key]
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")
@@ -55,7 +55,7 @@ class UserFilter(AutocompleteSelectFilter):
         name = f"{field.name}__id__exact"
         if name in params:
             value = str(params[name][-1])
-            params[name] = [value if value.isascii() and value.isdigit() and len(value) <= LONGEST_ID else "0"]
+            params[name] = [value if is_id(value) else "0"]
         super().__init__(field, request, params, *rest, **named)
 
 
