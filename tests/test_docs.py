@@ -152,6 +152,7 @@ def test_the_walk_through_a_request_passes_every_file_on_its_way():
         "admin",
         "upstream_admin",
         "usage_admin",
+        "export",
         "dashboard",
         "activity",
         "reports",

@@ -12,9 +12,10 @@ from django.urls import reverse
 from django.utils import timezone
 
 from accounts.models import User
+from proxy.export import line
 from proxy.models import DailyUsage, RefusalCount, UsageRecord
 from proxy.rollup import roll_up
-from proxy.usage_admin import line, steps
+from proxy.usage_admin import steps
 from tests.cast import person
 from tests.proxy.rows import usage_row
 
@@ -103,7 +104,7 @@ def test_the_calls_that_a_list_shows_are_exported(live, root):
 
 
 def test_an_export_comes_in_chunks(live, root, monkeypatch):
-    monkeypatch.setattr("proxy.usage_admin.CHUNK", 2)
+    monkeypatch.setattr("proxy.export.CHUNK", 2)
     user = person("alice").user
     for _ in range(5):
         usage_row(timezone.now(), user_id=user.pk)
