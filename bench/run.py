@@ -38,12 +38,14 @@ def pinned(core: int, *command: str) -> list[str]:
 
 
 @contextmanager
-def running(command: list[str], port: int, path: str, within: float = 30, **env: str) -> Iterator[int]:
+def running(
+    command: list[str], port: int, path: str, within: float = 30, root: Path = ROOT, **env: str
+) -> Iterator[int]:
     """A server, from when it answers, in so many seconds, to the end of the block. Gives its process id."""
     with (
         tempfile.TemporaryFile() as log,
         subprocess.Popen(
-            command, env={**os.environ, **env}, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=log
+            command, env={**os.environ, **env}, cwd=root, stdout=subprocess.DEVNULL, stderr=log
         ) as process,
     ):
         try:
@@ -124,19 +126,19 @@ def running_nginx(folder: Path, upstream: int) -> Iterator[int | None]:
         yield pid
 
 
-def gateway_env(folder: Path, database: str = "") -> dict[str, str]:
+def gateway_env(folder: Path, database: str = "", root: Path = ROOT) -> dict[str, str]:
     """A gateway of its own, with a client whose tier has no limit."""
     database = database or f"sqlite:///{folder}/bench.sqlite3"
     env = {"DATABASE_URL": database, "LLAMA_SERVERS": f"http://127.0.0.1:{PLAIN}"}
     run = [sys.executable, "manage.py"]
     full = {**os.environ, **env}
-    subprocess.run([*run, "migrate", "-v0"], check=True, cwd=ROOT, env=full)
+    subprocess.run([*run, "migrate", "-v0"], check=True, cwd=root, env=full)
     tier = "from accounts.models import Tier; Tier.objects.create(name='bench')"
-    subprocess.run([*run, "shell", "-v0", "-c", tier], check=True, cwd=ROOT, env=full)
+    subprocess.run([*run, "shell", "-v0", "-c", tier], check=True, cwd=root, env=full)
     made = subprocess.run(
         [*run, "create_client", "bench", "--tier", "bench"],
         check=True,
-        cwd=ROOT,
+        cwd=root,
         env=full,
         capture_output=True,
         text=True,
