@@ -19,7 +19,7 @@ from proxy.gateway import gateway
 
 from .cast import Person, member, person
 from .fake_llama import FakeLlama, Script
-from .servers import LiveGateway, llama_server
+from .servers import PATIENCE, LiveGateway, llama_server
 
 hypothesis.settings.register_profile("same", derandomize=True, database=None, deadline=None)
 hypothesis.settings.load_profile("same")
@@ -71,7 +71,7 @@ def live(llama: str, django_db_setup: None, django_db_blocker: DjangoDbBlocker) 
 
 @pytest.fixture
 def http(live: LiveGateway) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=live.url, timeout=30) as client:
+    with httpx.Client(base_url=live.url, timeout=PATIENCE) as client:
         yield client
 
 

@@ -4,7 +4,10 @@ import asyncio
 import json
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
+
+from .servers import PATIENCE, free_port
 
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -49,15 +52,19 @@ TOLD: dict[bytes, Any] = {b"/props": {"model_path": "fake.gguf", "media_marker":
 
 
 class FakeLlama:
-    """Listens on a thread of its own, and plays a script for each request. `seen` holds the bodies that came."""
+    """Listens on a thread of its own, and plays a script for each request. `seen` holds the bodies that came.
+
+    It owns every connection that it accepted: `close` returns when all scripts have ended and all sockets are closed.
+    """
 
     def __init__(self, script: Script, slots: int = 64) -> None:
         self.script = script
         self.told = {**TOLD, b"/props": {**TOLD[b"/props"], "total_slots": slots}}
         self.seen: list[dict[str, Any]] = []
         self.gone = threading.Event()  # set when a client has left a script that waits for that
+        self._serving: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self.loop = asyncio.new_event_loop()
-        self.server = self.loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        self.server = self.loop.run_until_complete(asyncio.start_server(self._accept, "127.0.0.1", free_port()))
         self.url = f"http://127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
@@ -65,17 +72,25 @@ class FakeLlama:
     def close(self) -> None:
         if self.loop.is_closed():
             return
-        asyncio.run_coroutine_threadsafe(self._close(), self.loop).result(5)
+        asyncio.run_coroutine_threadsafe(self._close(), self.loop).result(PATIENCE)
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(5)
+        self._thread.join(PATIENCE)
         self.loop.close()
 
     async def _close(self) -> None:
         self.server.close()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
+        accepting = asyncio.all_tasks() - self._serving.keys() - {asyncio.current_task()}
+        await asyncio.gather(*accepting)  # asyncio's own; one that is cancelled before it begins leaves its socket open
+        for task, writer in self._serving.items():
+            writer.transport.abort()  # also where the other side does not read
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._serving, return_exceptions=True)
+        for writer in self._serving.values():
+            with suppress(OSError):
+                await writer.wait_closed()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._serving[self.loop.create_task(self._serve(reader, writer))] = writer
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -90,6 +105,12 @@ class FakeLlama:
             pass
         finally:
             writer.close()
+
+
+async def opened(gate: threading.Event) -> None:
+    """Wait for a test's sign, on the loop: a script that is cancelled leaves no thread behind."""
+    while not gate.is_set():  # noqa: ASYNC110  # another thread sets it
+        await asyncio.sleep(0.002)
 
 
 def sends(*parts: bytes) -> Script:
@@ -118,7 +139,7 @@ def sends_then_cuts(go: threading.Event, first: bytes, *rest: bytes) -> Script:
 
     async def script(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(first)
-        await asyncio.to_thread(go.wait, 30)
+        await opened(go)
         writer.writelines(rest)
         await writer.drain()
         writer.close()

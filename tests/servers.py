@@ -1,13 +1,16 @@
 """Servers that tests talk to: the gateway on a live uvicorn, and a real llama-server in a process of its own."""
 
 import asyncio
+import fcntl
 import logging
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,12 +28,38 @@ from django.db import connection
 from llmgateway.asgi import application
 
 ROOT = Path(__file__).parent.parent
+PATIENCE = 60.0  # seconds that anything may take on a busy machine; a wait ends as soon as its condition holds
+PORTS = range(23_000, 32_000)  # below those that systems give to outgoing connections
+
+taken_ports: set[int] = set()
+port_locks = os.open(Path(tempfile.gettempdir()) / f"llmgateway-ports-{os.getuid()}", os.O_RDWR | os.O_CREAT, 0o600)
 
 
 def free_port() -> int:
+    """A port that nobody listens on. No other test run on this machine is given it while this process lives."""
+    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
+        if port not in taken_ports and is_lockable(port) and is_bindable(port):
+            taken_ports.add(port)
+            return port
+    raise AssertionError("No port is free.")
+
+
+def is_lockable(port: int) -> bool:
+    """True if no other process holds the lock on this port; then this one does, until it ends."""
+    try:
+        fcntl.lockf(port_locks, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except OSError:
+        return False
+    return True
+
+
+def is_bindable(port: int) -> bool:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def leave_out(reason: str) -> None:
@@ -53,13 +82,16 @@ def polls(condition: Callable[[], Any], what: str, within: float) -> Iterator[No
         yield
 
 
-def wait_until(condition: Callable[[], Any], what: str, within: float = 10.0) -> None:
-    """Wait until a condition holds. The one place where tests wait."""
+def wait_until(condition: Callable[[], Any], what: str, within: float = PATIENCE) -> None:
+    """Wait until a condition holds. The one place where tests wait.
+
+    Give another `within` (seconds) only where a late answer would be a wrong one, and then a generous one.
+    """
     for _ in polls(condition, what, within):
         time.sleep(0.01)
 
 
-async def wait_until_async(condition: Callable[[], Any], what: str, within: float = 10.0) -> None:
+async def wait_until_async(condition: Callable[[], Any], what: str, within: float = PATIENCE) -> None:
     """The same on an event loop, which goes on meanwhile."""
     for _ in polls(condition, what, within):
         await asyncio.sleep(0.01)
@@ -103,7 +135,7 @@ class OwnRedis:
 
 def answers(url: str) -> bool:
     try:
-        return httpx.get(url, timeout=1).status_code == 200
+        return httpx.get(url, timeout=5).status_code == 200
     except httpx.HTTPError:
         return False
 
@@ -115,7 +147,7 @@ def llama_server(port: int = 0, *options: str) -> Iterator[str]:
     command = [sys.executable, str(ROOT / "examples" / "llama_server.py"), "--port", str(port), *options]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
-            wait_until(lambda: answers(f"{url}/health"), "llama-server is up", within=60)
+            wait_until(lambda: answers(f"{url}/health"), "llama-server is up")
             yield url
         finally:
             process.kill()
@@ -148,7 +180,11 @@ class Worker:
 
     def __enter__(self) -> "Worker":
         self.start()
-        wait_until(lambda: answers(f"{self.url}/health/ready"), "a worker is ready", within=30)
+        try:
+            wait_until(lambda: answers(f"{self.url}/health/ready"), "a worker is ready")
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     @property
@@ -202,12 +238,12 @@ class LiveGateway:
 
     def stop(self) -> None:
         self.server.should_exit = True
-        self._thread.join(timeout=20)
+        self._thread.join(timeout=PATIENCE)
         assert not self._thread.is_alive()
 
     def run(self, coroutine: Any) -> Any:
         """Run something on the gateway's loop, and give its result."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(10)
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(PATIENCE)
 
     def task_ids(self) -> set[int]:
         """Which tasks there are on the gateway's loop."""
