@@ -30,7 +30,10 @@ class TokenAuthentication(JWTAuthentication):
         return self.check(load_callers([credential]).get(credential), token), token
 
     async def aauthenticate(self, request: Request, snapshot: Snapshot) -> tuple[Caller, Token]:
-        token = self.token_of(request)
+        return await self.averified(self.raw_token_of(request), snapshot)
+
+    async def averified(self, raw_token: str, snapshot: Snapshot) -> tuple[Caller, Token]:
+        token = self.get_validated_token(raw_token.encode("latin-1"))
         return self.check(await snapshot.caller(credential_of(token)), token), token
 
     def token_of(self, request: Request) -> Token:
@@ -66,10 +69,25 @@ class TokenAuthentication(JWTAuthentication):
 
 
 class ApiKeyHeaderAuthentication(TokenAuthentication):
-    """The same with `x-api-key`, as Anthropic's clients send it, where there is one."""
+    """The same, or `x-api-key` as Anthropic's clients send it. It is a class of the relay lane.
 
-    def raw_token_of(self, request: Request) -> str:
-        return request.META.get("HTTP_X_API_KEY") or super().raw_token_of(request)
+    Of two tokens one good one is enough: SDKs send both headers where both variables are set, and one may be stale.
+    """
+
+    async def aauthenticate(self, request: Request, snapshot: Snapshot) -> tuple[Caller, Token]:
+        key = request.META.get("HTTP_X_API_KEY")
+        if not key:
+            return await super().aauthenticate(request, snapshot)
+        try:
+            return await self.averified(key, snapshot)
+        except (InvalidApiKey, AccountSuspended) as exc:
+            if "HTTP_AUTHORIZATION" not in request.META:
+                raise
+            of_key = exc
+        try:
+            return await super().aauthenticate(request, snapshot)
+        except InvalidApiKey as exc:  # of two reasons the one that says more than "not valid"
+            raise (exc if type(of_key) is InvalidApiKey else of_key) from exc
 
 
 def credential_of(token: Token) -> Credential:

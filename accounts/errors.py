@@ -9,6 +9,7 @@ GatewayError
 ├── TooManyKeys              400 too_many_keys
 ├── UnknownKey               404 unknown_key
 ├── RateLimitExceeded        429 rate_limit_exceeded
+│   └── TooManyReads             (of the account and the list of models; no quota)
 └── StoreUnavailable         503 store_unavailable
 
 proxy/errors.py grows the same tree by what can go wrong with a call.
@@ -92,6 +93,13 @@ class RateLimitExceeded(GatewayError):
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
     sentence = "Too many requests. Try again later."
+
+
+class TooManyReads(RateLimitExceeded):
+    sentence = (
+        "This account reads its limits and the list of models too often. This is the limit on reading and no quota:"
+        " other calls are still served. Read again when Retry-After says."
+    )
 
 
 class StoreUnavailable(GatewayError):

@@ -100,6 +100,14 @@ class EventCounter(Protocol):
         """Count one more, unless there are as many as the limit already."""
         ...
 
+    def claim(self, what: str, seconds: int, limit: int) -> int:
+        """Count one more if there is room. Return 0, or the whole seconds until there will be room."""
+        ...
+
+    async def aclaim(self, what: str, seconds: int, limit: int) -> int:
+        """Do the same on the gateway's event loop."""
+        ...
+
 
 def usage_reader() -> UsageReader:
     """What proxy registered when Django started."""

@@ -1,6 +1,7 @@
 """/auth: sign in, stay signed in, sign out, and see what you may use."""
 
-from typing import Any
+import math
+from typing import Any, NoReturn
 
 from django.utils import timezone
 from drf_spectacular.utils import extend_schema
@@ -13,11 +14,12 @@ from rest_framework.views import APIView
 from rest_framework_simplejwt.tokens import Token
 
 from .callers import load_policies
-from .errors import InvalidApiKey, UnknownKey
+from .errors import InvalidApiKey, TooManyReads, UnknownKey
 from .keys import check_is_sign_in, check_password_is_recent, make_key
 from .models import ApiKey, User
 from .schemas import KeyList, MadeKey, Me, Revoked, TokenPair
 from .serializers import KeySerializer, NewKeySerializer, RefreshSerializer, RevokeSerializer, TokenSerializer
+from .throttles import ReadThrottle
 from .usage import usage_reader
 
 
@@ -99,6 +101,11 @@ class KeyView(APIView):
 
 class MeView(APIView):
     """The caller's own account: tier, quotas and what is left of them."""
+
+    throttle_classes = (ReadThrottle,)
+
+    def throttled(self, request: Request, wait: float) -> NoReturn:
+        raise TooManyReads(retry_after=math.ceil(wait))
 
     @extend_schema(summary="See the own tier, quotas and what is left of them", responses=Me)
     def get(self, request: Request) -> Response:

@@ -38,6 +38,7 @@ ACCESS_TOKEN_LIFETIME = env.int("ACCESS_TOKEN_LIFETIME", 3600)  # seconds
 REFRESH_TOKEN_LIFETIME = env.int("REFRESH_TOKEN_LIFETIME", 14 * 24 * 3600)  # seconds
 API_KEY_LIFETIME = env.int("API_KEY_LIFETIME", 365 * 24 * 3600)  # seconds, where the admin names no other day
 MAX_KEYS_PER_USER = env.int("MAX_KEYS_PER_USER", 10)  # working ones that users make for themselves; 0: none
+READS_PER_MINUTE = env.int("READS_PER_MINUTE", 600)  # of /auth/me and /v1/models, per user; 0: no limit
 SNAPSHOT_MAX_STALE = env.float("SNAPSHOT_MAX_STALE", 300.0)  # seconds that known callers outlive the database
 
 # -- llama-servers --------------------------------------------------------------------------------------------

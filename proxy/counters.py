@@ -30,17 +30,24 @@ class StoreCounter:
         return Tally(verdict.readings[0].used, verdict.readings[0].resets_in)
 
     def add(self, what: str, seconds: int, limit: int | None = None) -> bool:
-        claim = Claim(what, (meter_of(seconds, limit),), None, uuid.uuid4().hex)
-        try:
-            return self.gateway.call(self._add, claim)
-        except (StoreUnavailable, TimeoutError):
-            return True
+        return self.claim(what, seconds, limit) == 0
 
-    async def _add(self, claim: Claim) -> bool:
-        verdict = await self.gateway.store.admit(claim)
-        if verdict.grant:
-            await self.gateway.store.settle(verdict.grant, 0)
-        return verdict.admitted
+    def claim(self, what: str, seconds: int, limit: int | None) -> int:
+        try:
+            return self.gateway.call(self.aclaim, what, seconds, limit)
+        except TimeoutError:
+            return 0
+
+    async def aclaim(self, what: str, seconds: int, limit: int | None) -> int:
+        store = self.gateway.store
+        try:
+            verdict = await store.admit(Claim(what, (meter_of(seconds, limit),), None, uuid.uuid4().hex))
+        except StoreUnavailable:
+            return 0
+        if verdict.grant is None:
+            return verdict.retry_after or seconds
+        await store.settle(verdict.grant, 0)
+        return 0
 
 
 def meter_of(seconds: int, limit: int | None) -> Meter:

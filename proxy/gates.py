@@ -2,10 +2,12 @@
 
 DRF is synchronous: it asks `if not throttle.allow_request(...)`, and a coroutine is always true, so that a careless
 asynchronous throttle admits everybody. Hence every policy class of a view here must have the asynchronous method,
-and exactly one throttle may charge. A view that breaks this is refused when it is defined.
+and exactly one throttle must limit the callers: TierThrottle, which charges their quotas, or, for what is only read,
+ReadThrottle. A view that breaks this is refused when it is defined.
 """
 
 import asyncio
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from inspect import iscoroutinefunction
@@ -20,6 +22,7 @@ from rest_framework.views import APIView
 from accounts.authentication import TokenAuthentication
 from accounts.callers import Caller
 from accounts.errors import GatewayError, RateLimitExceeded, StoreUnavailable
+from accounts.throttles import ReadThrottle
 
 from . import envelopes
 from .admission import account_of, lease_of, meters_for, refusal
@@ -28,6 +31,7 @@ from .cache import Result
 from .endings import Endings, was_cut
 from .errors import MethodNotAllowed, Stopping
 from .gateway import Gateway, gateway
+from .metrics import REJECTIONS
 from .rates import rate_headers
 from .records import Record
 from .reservations import Ask
@@ -49,11 +53,13 @@ def check_policy_classes(view: "type[GatedView]") -> None:
         for policy in getattr(view, kind):
             if not iscoroutinefunction(getattr(policy, method, None)):
                 raise ImproperlyConfigured(f"{policy.__name__} in {view.__name__}.{kind} has no async {method}().")
-    charging = [throttle for throttle in view.throttle_classes if getattr(throttle, "charges", False)]
-    if view.authentication_classes and len(charging) != 1:
-        raise ImproperlyConfigured(f"{view.__name__} has {len(charging)} throttles that charge, and needs one.")
-    if charging and view.throttle_classes[-1] is not charging[0]:
-        raise ImproperlyConfigured(f"The throttle that charges must be the last of {view.__name__}.")
+    limiting = [throttle for throttle in view.throttle_classes if getattr(throttle, "limits", False)]
+    if view.authentication_classes and len(limiting) != 1:
+        raise ImproperlyConfigured(f"{view.__name__} has {len(limiting)} throttles that limit, and needs one.")
+    if limiting and view.throttle_classes[-1] is not limiting[0]:
+        raise ImproperlyConfigured(f"The throttle that limits must be the last of {view.__name__}.")
+    if view.authentication_classes and hasattr(view, "post") and not getattr(limiting[0], "charges", False):
+        raise ImproperlyConfigured(f"{view.__name__} takes POST, so its throttle must be one that charges.")
 
 
 class GatedView(APIView):
@@ -127,6 +133,10 @@ class GatedView(APIView):
             self.tier = self.gateway.snapshot.policies.tiers[caller.tier_id]
             vars(request._request).update(tier_name=self.tier.name, caller_name=caller.username)  # for log and metrics
 
+    @property
+    def is_charged(self) -> bool:
+        return bool(self.throttle_classes) and getattr(self.throttle_classes[-1], "charges", False)
+
     async def parse(self, request: Request) -> None:
         """Read what is asked for. A view that takes a body overrides this."""
 
@@ -139,12 +149,12 @@ class GatedView(APIView):
         """See whether the answer is known already. Nothing is told yet: a refused caller reads nothing for free."""
 
     async def throttle(self, request: Request) -> None:
-        """Stop at the first throttle that refuses. The last in line is the one that charges.
+        """Stop at the first throttle that refuses. The last in line is the one that limits.
 
         What was charged is recorded: from here on a call has a row in the ledger, whatever becomes of it.
         """
         record = self.record
-        if self.caller is not None:
+        if self.caller is not None and self.is_charged:
             self.gateway.ledger.check_room()
             record = record or self.new_record(request._request, self.caller)
             self.lease = lease_of(record.facts | {"prompt": self.ask.prompt})
@@ -158,9 +168,16 @@ class GatedView(APIView):
                 self.extra_headers |= rate_headers(verdict.readings)
                 self.has_rate_headers = True
             if not admitted:
-                raise refusal(verdict) if verdict else RateLimitExceeded(retry_after=throttle.wait())
+                raise refusal(verdict) if verdict else self.rejected_by(throttle)
             if verdict and record:
                 self.take(record, verdict.grant, request._request.endings)  # type: ignore[attr-defined]  # a RelayRequest
+
+    def rejected_by(self, throttle: Any) -> GatewayError:
+        """The error of a throttle that charges nothing, counted by its `reason`."""
+        reason, error = getattr(throttle, "reason", "other"), getattr(throttle, "error", RateLimitExceeded)
+        REJECTIONS.labels(reason, self.tier.name if self.caller else "none").inc()
+        wait = throttle.wait()
+        return error(retry_after=None if wait is None else math.ceil(wait))
 
     def take(self, record: Record, grant: Grant, endings: Endings) -> None:
         """Begin an admitted call: whatever becomes of it, it is settled when it ends."""
@@ -193,6 +210,19 @@ class GatedView(APIView):
         """What an authenticated caller has left, for a call that ended before it was charged."""
         meters = meters_for(caller, self.model, self.gateway.snapshot.policies)
         return rate_headers(await self.gateway.admission.read(account_of(caller), meters))
+
+
+class ReadView(GatedView):
+    """A view that only reads: it charges no quota and has no row in the ledger. It tells the quotas as they stand."""
+
+    throttle_classes = (ReadThrottle,)
+
+    async def throttle(self, request: Request) -> None:
+        await super().throttle(request)
+        assert self.caller is not None
+        self.has_rate_headers = True  # all there are, also where the store is out of reach
+        with suppress(StoreUnavailable):
+            self.extra_headers |= await self.rate_headers(self.caller)
 
 
 class OpenView(GatedView):

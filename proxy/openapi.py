@@ -64,6 +64,9 @@ class KeyHeader(OpenApiAuthenticationExtension):
     target_class = "accounts.authentication.ApiKeyHeaderAuthentication"
     name = "x-api-key"
 
+    def get_security_requirement(self, auto_schema: Any) -> list[Json]:
+        return [{self.name: []}, {Bearer.name: []}]
+
     def get_security_definition(self, auto_schema: Any) -> Json:
         return {
             "type": "apiKey",
@@ -136,14 +139,17 @@ def answer_of(endpoint: Endpoint, example: Example) -> Json:
 
 def models(path: str) -> Json:
     """The two operations that llama-servers are not asked for."""
-    model = {"type": "object", "properties": {"id": {"type": "string"}, "object": {"type": "string"}}}
+    texts, numbers = ("id", "object", "owned_by"), ("created", "context_length", "max_model_len", "context_window")
+    properties = {name: {"type": "string"} for name in texts} | {name: {"type": "integer"} for name in numbers}
+    model = {"type": "object", "properties": properties, "required": [*texts, "created"]}
     if path.endswith("models"):
         summary, name = "List the models that you may use", "models"
         shape: Json = {"type": "object", "properties": {"object": {}, "data": {"type": "array", "items": model}}}
     else:
         summary, name, shape = "See whether you may use a model", "model", model
     answer = {"description": "The answer.", "content": {"application/json": {"schema": shape}}, "headers": headers()}
-    return {"operationId": name, "summary": summary, "description": "", "responses": {"200": answer}}
+    told = "Costs no quota. With `anthropic-version` or `x-api-key` it is answered in Anthropic's shape."
+    return {"operationId": name, "summary": summary, "description": told, "responses": {"200": answer}}
 
 
 def headers() -> Json:

@@ -26,7 +26,7 @@ class TierThrottle(BaseThrottle):
     APIView, which tells nobody of its end, that is done at once.
     """
 
-    charges = True  # gates.py lets one charging class into a view
+    limits = charges = True  # gates.py lets one class that limits into a view
     verdict: Verdict | None = None
 
     async def aallow_request(self, request: Request, view: APIView) -> bool:

@@ -1,15 +1,15 @@
 """/v1: each view is a list of gates, and then the relay."""
 
-import time
 from typing import Any
 
 from django.conf import settings
+from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from rest_framework.request import Request
 
 from accounts.authentication import ApiKeyHeaderAuthentication
 
-from . import envelopes
+from . import envelopes, listings
 from .admission import full_length, granted_length, meters_for
 from .answers import EventStream, events_answer, json_answer
 from .attempts import Errand
@@ -20,7 +20,8 @@ from .calls import Call, check_text, limited
 from .endings import Endings
 from .endpoints import ENDPOINTS, Endpoint
 from .errors import ModelNotFound
-from .gates import GatedView
+from .gates import GatedView, ReadView
+from .listings import Page
 from .metrics import CACHE
 from .models import ANY
 from .permissions import MayUseModel
@@ -172,26 +173,46 @@ def inference(endpoint: Endpoint) -> Any:
     return (AnthropicInference if endpoint.is_anthropic else Inference).as_view(endpoint=endpoint)
 
 
-class Models(GatedView):
-    """The models that the caller may use. What a llama-server tells of itself beyond their names stays inside."""
+class Models(ReadView):
+    """The models that the caller may use. All else that a llama-server tells of itself, but the context, stays inside.
+
+    A caller who sends `anthropic-version` or `x-api-key` is answered in Anthropic's shape, errors too.
+    """
+
+    authentication_classes = (ApiKeyHeaderAuthentication,)
+    speaks_anthropic = False
+
+    async def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:  # type: ignore[override]
+        if "HTTP_ANTHROPIC_VERSION" in request.META or "HTTP_X_API_KEY" in request.META:
+            self.speaks_anthropic = True
+            self.envelope = envelopes.anthropic
+        return await super().dispatch(request, *args, **kwargs)
 
     async def get(self, request: Request) -> HttpResponseBase:
-        return json_answer({"object": "list", "data": [told_of(name) for name in self.names]})
+        shown = [self.shown(name, model) for name, model in self.models.items()]
+        if self.speaks_anthropic:
+            return json_answer(Page.parse(request.query_params).of(shown))
+        return json_answer({"object": "list", "data": shown})
 
     @property
-    def names(self) -> list[str]:
-        """Models by their own names, then aliases; but the alias of all unknown names is none to be listed."""
-        allowed = [name for name in self.gateway.pool.models if self.tier.allows(name)]
-        aliases = [name for name, model in self.gateway.aliases.items() if model in allowed and name != ANY]
-        return list(dict.fromkeys([*allowed, *aliases]))
+    def models(self) -> dict[str, str]:
+        """The model that each name means: own names first, then aliases, but not the alias of all unknown names."""
+        allowed = {name: name for name in self.gateway.pool.models if self.tier.allows(name)}
+        aliases = self.gateway.aliases.items()
+        return allowed | {name: model for name, model in aliases if model in allowed and name != ANY}
+
+    def shown(self, name: str, model: str) -> dict[str, Any]:
+        context = self.gateway.pool.context(model)
+        if self.speaks_anthropic:
+            return listings.anthropic(name, context, self.tier.max_output_tokens)
+        return listings.openai(name, context)
 
 
 class Model(Models):
     async def get(self, request: Request, name: str) -> HttpResponseBase:  # type: ignore[override]
-        if name not in self.names:
-            raise ModelNotFound(f"There is no model '{name[:100]}' for you. GET /v1/models lists those there are.")
-        return json_answer(told_of(name))
-
-
-def told_of(name: str) -> dict[str, Any]:
-    return {"id": name, "object": "model", "created": int(time.time()), "owned_by": "llama.cpp"}
+        model = self.models.get(name)
+        if model is None:
+            raise ModelNotFound(
+                f"Model '{name[:100]}' does not exist or your tier may not use it. GET /v1/models lists yours."
+            )
+        return json_answer(self.shown(name, model))

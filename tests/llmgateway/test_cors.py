@@ -7,7 +7,7 @@ import sys
 import httpx
 import pytest
 
-from tests.servers import ROOT, answers, free_port, wait_until
+from tests.servers import PATIENCE, ROOT, answers, free_port, wait_until
 
 pytestmark = pytest.mark.once
 
@@ -29,14 +29,14 @@ def open_gateway(llama, tmp_path_factory):
     command = [sys.executable, "-m", "uvicorn", "llmgateway.asgi:application", "--port", str(port), "--no-access-log"]
     with subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.DEVNULL) as process:
         url = f"http://127.0.0.1:{port}"
-        wait_until(lambda: answers(f"{url}/health/live"), "the gateway is up", within=30)
+        wait_until(lambda: answers(f"{url}/health/live"), "the gateway is up")
         yield url
         process.terminate()
 
 
 def ask(url, method, path, origin):
     wanted = {"Origin": origin, "Access-Control-Request-Method": "POST"} if method == "OPTIONS" else {"Origin": origin}
-    return httpx.request(method, f"{url}{path}", headers=wanted)
+    return httpx.request(method, f"{url}{path}", headers=wanted, timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/auth/token"])
@@ -54,6 +54,20 @@ def test_a_page_of_an_allowed_site_may_ask_and_call(open_gateway, path):
 def test_a_page_of_another_site_may_not(open_gateway, path):
     for method in ("OPTIONS", "POST"):
         assert "access-control-allow-origin" not in ask(open_gateway, method, path, ELSEWHERE).headers
+
+
+def test_a_page_may_ask_which_models_there_are(open_gateway):
+    wanted = {
+        "Origin": HERE,
+        "Access-Control-Request-Method": "GET",
+        "Access-Control-Request-Headers": "authorization, x-api-key, anthropic-version",
+    }
+    asked = httpx.request("OPTIONS", f"{open_gateway}/v1/models", headers=wanted, timeout=PATIENCE)
+    assert (asked.status_code, asked.headers["access-control-allow-origin"]) == (200, HERE)
+    allowed = asked.headers["access-control-allow-headers"].split(", ")
+    assert {"authorization", "x-api-key", "anthropic-version"} <= set(allowed)
+    told = ask(open_gateway, "GET", "/v1/models", HERE)
+    assert (told.status_code, told.headers["access-control-allow-origin"]) == (401, HERE)
 
 
 def test_the_admin_is_for_no_other_site(open_gateway):

@@ -351,10 +351,10 @@ def alias(live, http, bob):
     """Another name for the model, known to the gateway."""
     row = ModelAlias.objects.create(name="acme/gpt-4o", model=MODEL)
     listed = lambda: [model["id"] for model in http.get("/v1/models", headers=bob.headers).json()["data"]]  # noqa: E731
-    wait_until(lambda: row.name in listed(), "the alias is known", within=2)
+    wait_until(lambda: row.name in listed(), "the alias is known")
     yield row.name
     row.delete()
-    wait_until(lambda: row.name not in listed(), "the alias is forgotten", within=2)
+    wait_until(lambda: row.name not in listed(), "the alias is forgotten")
 
 
 def test_a_model_answers_to_an_alias(alias, bob, post, http):

@@ -9,7 +9,8 @@ from rest_framework.throttling import BaseThrottle, UserRateThrottle
 from rest_framework.views import APIView
 from rest_framework_simplejwt.authentication import JWTAuthentication
 
-from proxy.gates import GatedView
+from accounts.throttles import ReadThrottle
+from proxy.gates import GatedView, ReadView
 from proxy.gateway import gateway
 from proxy.stores.memory import MemoryStore
 from proxy.throttles import TierThrottle
@@ -17,7 +18,7 @@ from tests.cast import new_tier, person
 
 
 class Unasking(BaseThrottle):
-    """Never charges."""
+    """Never limits."""
 
     async def aallow_request(self, request, view):
         return True
@@ -27,8 +28,11 @@ class Unasking(BaseThrottle):
     ("policies", "complaint"),
     [
         ({"throttle_classes": (UserRateThrottle,)}, "no async aallow_request"),
-        ({"throttle_classes": ()}, "0 throttles that charge"),
-        ({"throttle_classes": (TierThrottle, TierThrottle)}, "2 throttles that charge"),
+        ({"throttle_classes": ()}, "0 throttles that limit"),
+        ({"throttle_classes": (Unasking,)}, "0 throttles that limit"),
+        ({"throttle_classes": (TierThrottle, TierThrottle)}, "2 throttles that limit"),
+        ({"throttle_classes": (ReadThrottle, TierThrottle)}, "2 throttles that limit"),
+        ({"throttle_classes": (ReadThrottle,), "post": None}, "takes POST"),
         ({"throttle_classes": (TierThrottle, Unasking)}, "must be the last"),
         ({"permission_classes": (IsAuthenticated,)}, "no async ahas_permission"),
         ({"authentication_classes": (JWTAuthentication,)}, "no async aauthenticate"),
@@ -37,6 +41,12 @@ class Unasking(BaseThrottle):
 def test_a_view_that_would_fail_open_is_refused(policies, complaint):
     with pytest.raises(ImproperlyConfigured, match=complaint):
         type("Careless", (GatedView,), policies)
+
+
+def test_a_view_that_reads_takes_no_post():
+    with pytest.raises(ImproperlyConfigured, match="takes POST"):
+        type("Careless", (ReadView,), {"post": None})
+    assert type("Careful", (ReadView,), {"get": None})
 
 
 def test_a_throttle_before_the_one_that_charges_is_welcome():

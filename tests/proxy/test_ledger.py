@@ -319,11 +319,6 @@ def test_a_call_that_no_llama_server_took_has_a_row(live, bob, fake, chat):
     assert (row.status, row.error, row.prompt_tokens) == (503, "upstream_unavailable", 0)
 
 
-def test_the_list_of_models_is_charged_and_recorded(live, bob, http):
-    http.get("/v1/models", headers=bob.headers)
-    assert [(row.endpoint, row.model, row.is_estimated) for row in rows_of(bob)] == [("models", "", False)]
-
-
 def test_a_tokens_metric_counts_the_same(live, bob, post, http):
     def counted(kind):
         name = f'api_tokens_total{{kind="{kind}",model="smollm2-135m",tier="enterprise"}}'
