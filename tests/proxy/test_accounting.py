@@ -13,7 +13,8 @@ from django.db.models import Sum
 from proxy.gateway import gateway
 from proxy.models import UsageRecord
 from tests.effort import effort
-from tests.servers import LiveGateway, wait_until
+from tests.proxy.test_endings import busy_slots
+from tests.servers import PATIENCE, LiveGateway, wait_until
 
 pytestmark = pytest.mark.once
 
@@ -39,8 +40,8 @@ class Counted(NamedTuple):
 
 def counted_by(llama: str) -> Counted:
     """What a llama-server has counted, once it is idle."""
-    wait_until(lambda: not any(slot["is_processing"] for slot in httpx.get(f"{llama}/slots").json()), "it is idle", 30)
-    lines = httpx.get(f"{llama}/metrics").text.splitlines()
+    wait_until(lambda: not busy_slots(llama), "it is idle")
+    lines = httpx.get(f"{llama}/metrics", timeout=PATIENCE).text.splitlines()
     counts = {line.split()[0]: int(float(line.split()[1])) for line in lines if line.startswith("llamacpp:")}
     prompt = counts["llamacpp:prompt_tokens_total"] + counts["llamacpp:prompt_tokens_cached_total"]
     return Counted(prompt, counts["llamacpp:tokens_predicted_total"])
@@ -84,7 +85,7 @@ def cut(live: LiveGateway, token: str, path: str, body: dict[str, Any], events: 
     """Make a call, and leave after so many events with text."""
     content = json.dumps(body).encode()
     head = f"POST /v1/{path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n"
-    with socket.create_connection(("127.0.0.1", live.port), timeout=30) as wire:
+    with socket.create_connection(("127.0.0.1", live.port), timeout=PATIENCE) as wire:
         wire.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
         came = b""
         while came.count(TOKEN[path]) < events:
@@ -99,7 +100,7 @@ def before(live, llama) -> Counted:
 
 
 def recorded(caller, calls: int) -> None:
-    wait_until(lambda: UsageRecord.objects.filter(user=caller.user).count() == calls, "all rows are written", 20)
+    wait_until(lambda: UsageRecord.objects.filter(user=caller.user).count() == calls, "all rows are written")
 
 
 def test_mixed_calls_of_which_a_tenth_is_cut(live, llama, bob, http, before):
@@ -174,9 +175,9 @@ def test_a_prompt_that_was_cut_is_known_as_far_as_it_was_computed(live, llama, b
     said = "".join(random.Random(3).choices("abcdefghijklmnopqrstuvwxyz ", k=2000))
     content = json.dumps({"messages": [{"role": "user", "content": said}], "stream": True}).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {bob.token}\r\n"
-    with socket.create_connection(("127.0.0.1", live.port), timeout=30) as wire:
+    with socket.create_connection(("127.0.0.1", live.port), timeout=PATIENCE) as wire:
         wire.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
-        wait_until(lambda: any(slot["is_processing"] for slot in httpx.get(f"{llama}/slots").json()), "it is computed")
+        wait_until(lambda: busy_slots(llama), "it is computed")
     recorded(bob, 1)
     row = UsageRecord.objects.get(user=bob.user)
     assert (row.status, row.error, row.completion_tokens, row.is_estimated) == (499, "client_left", 0, True)

@@ -13,6 +13,7 @@ from proxy.calls import Call
 from proxy.schemas import CHAT, COMPLETION, EMBEDDING, RERANK, TOKENIZE
 from tests.conftest import MODEL
 from tests.effort import effort
+from tests.servers import PATIENCE
 
 pytestmark = pytest.mark.once
 
@@ -23,7 +24,7 @@ TOOL = {"type": "function", "function": FUNCTION}
 
 
 def counted(llama, path, **body):
-    response = httpx.post(f"{llama}{path}", json=body)
+    response = httpx.post(f"{llama}{path}", json=body, timeout=PATIENCE)
     assert response.status_code == 200, response.text
     return response.json()
 

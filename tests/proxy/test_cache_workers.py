@@ -15,7 +15,7 @@ from tests import fake_llama
 from tests.cast import person
 from tests.conftest import CHAT
 from tests.fake_llama import FakeLlama
-from tests.servers import OwnRedis, Worker, wait_until
+from tests.servers import PATIENCE, OwnRedis, Worker, wait_until
 
 pytestmark = pytest.mark.once
 
@@ -57,7 +57,7 @@ def url(worker):
 
 
 def call(worker, someone, **fields):
-    return httpx.post(url(worker), headers=someone.headers, json={**CHAT, **fields}, timeout=30)
+    return httpx.post(url(worker), headers=someone.headers, json={**CHAT, **fields}, timeout=PATIENCE)
 
 
 def at_once(workers, someone, calls):
@@ -65,7 +65,7 @@ def at_once(workers, someone, calls):
     headers = someone.headers
 
     async def all_of_them():
-        async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=calls)) as client:
+        async with httpx.AsyncClient(timeout=PATIENCE, limits=httpx.Limits(max_connections=calls)) as client:
             places = itertools.islice(itertools.cycle(workers), calls)
             kinds = itertools.cycle([False] * len(workers) + [True] * len(workers))
             sent = [
@@ -85,7 +85,7 @@ def text_of(response):
 
 def waits(worker):
     """Whether a call at this worker has joined another."""
-    told = httpx.get(f"{worker.url}/metrics").text
+    told = httpx.get(f"{worker.url}/metrics", timeout=PATIENCE).text
     return 'api_cache_requests_total{result="joined"} 1.0' in told
 
 
@@ -106,7 +106,7 @@ def one_leads_one_waits(together, server, workers, someone, lead=call, **fields)
 
 def under_way(workers):
     """How many calls the workers have admitted."""
-    told = "\n".join(httpx.get(f"{worker.url}/metrics").text for worker in workers)
+    told = "\n".join(httpx.get(f"{worker.url}/metrics", timeout=PATIENCE).text for worker in workers)
     return sum(map(float, re.findall(r"^api_cache_requests_total\{.*\} (\S+)$", told, re.MULTILINE)))
 
 
@@ -114,7 +114,7 @@ def test_200_identical_calls_at_4_workers_are_computed_once(site, gate, together
     server, workers = site(fake_llama.sends_late(gate, *HELLO))
     bob = person("bob")
     with together(lambda: at_once(workers, bob, 200)) as (calls,):
-        wait_until(lambda: under_way(workers) == 200, "all wait for the answer", within=30)
+        wait_until(lambda: under_way(workers) == 200, "all wait for the answer")
         gate.set()
         answers = calls.result()
     assert Counter(each.status_code for each in answers) == {200: 200}
@@ -142,7 +142,7 @@ def test_when_redis_dies_between_the_leaders_start_and_end_all_are_answered(site
     later = call(workers[0], bob)
     assert (later.status_code, later.headers["x-cache"]) == (200, "miss")
     redis.start()
-    wait_until(lambda: call(workers[0], bob).headers["x-cache"] == "hit", "it is used again", within=10)
+    wait_until(lambda: call(workers[0], bob).headers["x-cache"] == "hit", "it is used again")
 
 
 def test_when_the_upstream_dies_the_other_worker_tries_at_once(site, gate, together):
@@ -150,7 +150,7 @@ def test_when_the_upstream_dies_the_other_worker_tries_at_once(site, gate, toget
     server, workers = site(fake_llama.plays(cut, good), 2)
     with one_leads_one_waits(together, server, workers, person("bob")) as (leader, follower):
         gate.set()
-        wait_until(lambda: len(server.seen) == 2, "the other tries", within=2)
+        wait_until(lambda: len(server.seen) == 2, "the other tries")
         assert leader.result().status_code == 502
         assert (follower.result().headers["x-cache"], text_of(follower.result())) == ("miss", "Hello")
 
@@ -160,7 +160,7 @@ def test_when_the_leading_worker_is_killed_another_computes_it(site, gate, toget
     bob = person("bob")
     with one_leads_one_waits(together, server, workers, bob, leads, stream=True) as (_, follower):
         workers[0].process.send_signal(signal.SIGKILL)
-        wait_until(lambda: len(server.seen) == 2, "the other computes it", within=10)
+        wait_until(lambda: len(server.seen) == 2, "the other computes it")
         gate.set()
         assert text_of(follower.result()) == "Hello"
     rows = UsageRecord.objects.filter(user=bob.user, cache="miss", status=200)

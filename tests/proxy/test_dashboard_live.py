@@ -4,10 +4,11 @@ import httpx
 from django.urls import reverse
 
 from proxy.gateway import gateway
+from tests.servers import PATIENCE
 
 
 def shown(live, root):
-    return " ".join(httpx.get(f"{live.url}{reverse('admin-live')}", cookies=root).text.split())
+    return " ".join(httpx.get(f"{live.url}{reverse('admin-live')}", cookies=root, timeout=PATIENCE).text.split())
 
 
 def test_upstreams_and_queue_are_told_where_a_gateway_runs(live, root):

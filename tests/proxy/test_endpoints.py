@@ -8,7 +8,7 @@ from proxy.models import ModelAlias
 from tests import fake_llama
 from tests.cast import new_tier, person
 from tests.conftest import MODEL
-from tests.servers import wait_until
+from tests.servers import PATIENCE, wait_until
 
 pytestmark = pytest.mark.once
 
@@ -31,7 +31,7 @@ STREAMED = ["chat/completions", "completions", "responses", "messages"]
 
 def own(llama: str, path: str, **body) -> httpx.Response:
     """What the llama-server itself answers."""
-    return httpx.post(f"{llama}/{path}", json=body, timeout=60)
+    return httpx.post(f"{llama}/{path}", json=body, timeout=PATIENCE)
 
 
 def test_every_endpoint_is_tried_here():
@@ -391,7 +391,9 @@ INSIDE = [
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_what_else_a_llama_server_can_do_is_out_of_reach(bob, live, fake, method, path):
     nowhere = fake(llama_refuses)
-    response = httpx.request(method, f"{live.url}/{path}", headers=bob.headers, json=BODIES["chat/completions"])
+    response = httpx.request(
+        method, f"{live.url}/{path}", headers=bob.headers, json=BODIES["chat/completions"], timeout=PATIENCE
+    )
     assert response.status_code in (403, 404, 405), response.text
     assert not nowhere.seen
     assert "llama" not in response.headers.get("server", "")

@@ -12,7 +12,7 @@ from proxy.schemas import STREAMED
 from tests import fake_llama as llama
 from tests.cast import member, new_tier, person
 from tests.conftest import CHAT, MODEL
-from tests.servers import free_port, wait_until
+from tests.servers import PATIENCE, free_port, wait_until
 
 pytestmark = pytest.mark.once
 
@@ -28,10 +28,10 @@ def last_event(response: httpx.Response) -> dict:
 
 @pytest.fixture
 def impatient(live):
-    """The gateway waits 0.3 s for an answer's next byte."""
+    """The gateway waits a second for an answer's next byte."""
     client = gateway().client
     patience = client.idle_timeout, client._extensions
-    client.idle_timeout, client._extensions = 0.3, {"timeout": {"connect": 0.3, "read": 0.3}}
+    client.idle_timeout, client._extensions = 1, {"timeout": {"connect": PATIENCE, "read": 1}}
     yield
     client.idle_timeout, client._extensions = patience
 
@@ -251,13 +251,13 @@ def test_a_fault_gives_the_place_at_the_llama_server_back(fake, bob, chat):
     fake(llama.sends_and_cuts(llama.STREAM_HEAD, llama.token("Hi")))
     chat(bob)
     chat(bob, stream=True)
-    wait_until(lambda: not gateway().pool.members[0].in_flight, "the place is free", within=1)
+    wait_until(lambda: not gateway().pool.members[0].in_flight, "the place is free")
 
 
 def test_the_stand_in_streams_as_the_real_one_does(live, llama):
     """The shapes of the stand-in's events are those of a real llama-server."""
     body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2, **STREAMED, "return_progress": False}
-    real = httpx.post(f"{llama}/v1/chat/completions", json=body).text
+    real = httpx.post(f"{llama}/v1/chat/completions", json=body, timeout=PATIENCE).text
     real_events = [json.loads(line[6:]) for line in real.split("\n\n") if line.startswith("data: {")]
     ours = [json.loads(part.split(b"data: ")[1]) for part in (TOKEN, USAGE)]
     assert ours[0].keys() <= real_events[1].keys()
@@ -269,7 +269,7 @@ def test_the_stand_in_streams_as_the_real_one_does(live, llama):
 
 def test_the_stand_in_speaks_anthropics_language_as_the_real_one_does(live, llama):
     body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2, "stream": True}
-    real = httpx.post(f"{llama}/v1/messages", json=body).text
+    real = httpx.post(f"{llama}/v1/messages", json=body, timeout=PATIENCE).text
     theirs = {kind_of(event): json.loads(event.split("data: ")[1]).keys() for event in real.split("\n\n") if event}
     for part in ANTHROPIC:
         event = part.split(b"\r\n")[1].decode()

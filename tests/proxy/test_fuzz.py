@@ -11,7 +11,6 @@ from contextlib import closing
 from http.client import HTTPConnection
 from typing import NamedTuple
 
-import httpx
 import pytest
 from django.conf import settings as django_settings
 from hypothesis import HealthCheck, given, settings
@@ -19,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from proxy.gateway import gateway
 from tests.cast import new_tier, person
 from tests.fuzzing import Fuzzed, requests
-from tests.servers import wait_until
+from tests.proxy.test_endings import busy_slots
+from tests.servers import PATIENCE, wait_until
 
 pytestmark = pytest.mark.once
 
@@ -48,7 +48,7 @@ def send(live, llama):
     own = person("fuzz", new_tier()).headers
 
     def request(asked: Fuzzed) -> Answered:
-        wire = HTTPConnection("127.0.0.1", live.port, timeout=30)
+        wire = HTTPConnection("127.0.0.1", live.port, timeout=PATIENCE)
         wire.request(asked.method, asked.path, asked.body, {**own, **asked.headers})
         with closing(wire), wire.getresponse() as response:
             return Answered(response.status, {name.lower() for name in response.headers}, response.read().decode())
@@ -83,7 +83,7 @@ def test_any_request_is_answered(live, llama, send, tasks):
         check(asked, answer)
 
     ask()
-    wait_until(lambda: not any(slot["is_processing"] for slot in httpx.get(f"{llama}/slots").json()), "no slot is busy")
+    wait_until(lambda: not busy_slots(llama), "no slot is busy")
     wait_until(lambda: live.tasks() <= tasks, "no task is left over")
     assert [each.in_flight for each in gateway().pool.members] == [0]
     print(f"{sum(statuses.values())} requests: {dict(sorted(statuses.items()))}")  # noqa: T201  # for bench/fuzz.py

@@ -16,7 +16,7 @@ from proxy.models import RefusalCount, UsageRecord
 from proxy.records import Record, lost_row
 from proxy.stores import Lost
 from tests.cast import new_tier, numbers, person
-from tests.servers import wait_until
+from tests.servers import wait_until, wait_until_async
 
 pytestmark = pytest.mark.usefixtures("live")  # whose database is there to be written to
 
@@ -67,12 +67,6 @@ def scene(play, capacity=100):
     return asyncio.run(run())
 
 
-async def until(condition):
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  # of a thread's doing, that sets no event
-            await asyncio.sleep(0.01)
-
-
 class Database:
     """Stands before the real one, and fails when told to."""
 
@@ -108,7 +102,7 @@ def test_rows_are_written_in_a_batch(database):
     async def play(ledger):
         for each in rows:
             ledger.add(each)
-        await until(lambda: ledger.waiting == 0)
+        await wait_until_async(lambda: ledger.waiting == 0, "the ledger has tried")
 
     scene(play)
     assert len(ids(*rows)) == 20
@@ -168,10 +162,10 @@ def test_without_a_database_rows_wait(database, monkeypatch, caplog, fault):
         database.fault = fault
         for each in rows:
             ledger.add(each)
-        await until(lambda: len(database.batches) > 2)
+        await wait_until_async(lambda: len(database.batches) > 2, "the ledger has tried")
         assert ledger.waiting == 2
         database.fault = None
-        await until(lambda: ledger.waiting == 0)
+        await wait_until_async(lambda: ledger.waiting == 0, "the ledger has tried")
 
     scene(play)
     assert len(ids(*rows)) == 2
@@ -195,10 +189,10 @@ def test_one_bad_row_is_not_the_end_of_the_ledger(database):
     async def play(ledger):
         database.fault = DataError("bad")
         ledger.add(row())
-        await until(lambda: ledger.waiting == 0)
+        await wait_until_async(lambda: ledger.waiting == 0, "the ledger has tried")
         database.fault = None
         ledger.add(good)
-        await until(lambda: ledger.waiting == 0)
+        await wait_until_async(lambda: ledger.waiting == 0, "the ledger has tried")
 
     good = row()
     scene(play)

@@ -16,7 +16,7 @@ from proxy.gateway import gateway
 from proxy.models import ModelAlias, RefusalCount, UsageRecord
 from tests.cast import bearer, member, new_tier, person
 from tests.conftest import MODEL
-from tests.servers import wait_until
+from tests.servers import PATIENCE, wait_until
 
 NAMES_OF_CONTEXT = ("context_length", "max_model_len", "context_window")
 VERSION = {"anthropic-version": "2023-06-01"}
@@ -246,7 +246,7 @@ def polls(live, someone, times):
             told.append(rates(one.models.with_raw_response.retrieve(MODEL).http_response))
             told.append(rates(other.models.with_raw_response.list().http_response))
             told.append(rates(other.models.with_raw_response.retrieve(MODEL).http_response))
-            assert httpx.get(f"{live.url}/auth/me", headers=bearer(token), timeout=60).status_code == 200
+            assert httpx.get(f"{live.url}/auth/me", headers=bearer(token), timeout=PATIENCE).status_code == 200
     return told
 
 

@@ -9,6 +9,7 @@ from drf_spectacular.validation import validate_schema
 from proxy.endpoints import ENDPOINTS
 from proxy.examples import EXAMPLES
 from proxy.openapi import json_schema
+from tests.servers import PATIENCE
 
 pytestmark = pytest.mark.once
 
@@ -76,8 +77,8 @@ def test_every_example_is_answered_as_it_is_told(document, name, body, serving, 
 
 
 def test_anybody_may_read_it(live):
-    assert "openapi" in httpx.get(f"{live.url}/schema").text
-    page = httpx.get(f"{live.url}/docs")
+    assert "openapi" in httpx.get(f"{live.url}/schema", timeout=PATIENCE).text
+    page = httpx.get(f"{live.url}/docs", timeout=PATIENCE)
     assert page.status_code == 200
     assert "swagger-ui" in page.text
     assert "frame-ancestors 'none'" in page.headers["content-security-policy"]

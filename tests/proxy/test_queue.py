@@ -1,9 +1,7 @@
 """Calls that wait for a slot: who is served, who is refused, and what that costs."""
 
 import asyncio
-import threading
 
-import httpx
 import pytest
 
 from proxy.errors import Overloaded, Stopping, UpstreamUnavailable
@@ -17,7 +15,8 @@ from proxy.upstream import UpstreamClient
 from tests import fake_llama
 from tests.cast import member, new_tier, person
 from tests.conftest import CHAT
-from tests.servers import wait_until, wait_until_async
+from tests.proxy.test_endings import send
+from tests.servers import PATIENCE, wait_until, wait_until_async
 
 ENDED = [fake_llama.FINISH, fake_llama.USAGE, fake_llama.DONE]
 
@@ -118,7 +117,7 @@ def test_one_that_leaves_in_the_moment_of_its_turn_gives_the_slot_back():
         gone.cancel()
         await asyncio.wait({gone})
         assert gone.cancelled()
-        await asyncio.wait_for(stays, 1)
+        await asyncio.wait_for(stays, PATIENCE)
 
     asyncio.run(run())
 
@@ -261,27 +260,17 @@ def test_a_call_that_may_not_wait_is_503_and_costs_nothing(one_slot, gate, chat,
 
 def test_a_client_that_leaves_the_queue_pays_nothing(live, one_slot, gate, together, chat):
     hasty = person("hasty")
-    headers = hasty.headers
+    token = hasty.token
     with together(lambda: chat(person("slow"))) as (slow,):
         wait_until(lambda: one_slot.seen, "the slot is busy")
-        left = threading.Thread(target=leaves, args=(live.url, headers))
-        left.start()
-        left.join()
+        with send(live, token, CHAT):
+            wait_until(lambda: gateway().queue._waiting, "it waits")
         wait_until(lambda: not gateway().queue._waiting, "nobody waits")
         gate.set()
         slow.result()
     row = row_of(hasty)
     assert (row.status, row.is_free, row.upstream) == (499, True, "")
     assert len(one_slot.seen) == 1
-
-
-def leaves(url, headers):
-    """A call whose client leaves while it waits."""
-    try:
-        httpx.post(f"{url}/v1/chat/completions", headers=headers, json=CHAT, timeout=0.5)
-    except httpx.ReadTimeout:
-        return
-    raise AssertionError("It was answered.")
 
 
 def test_questions_that_run_no_model_need_no_slot(one_slot, gate, chat, post, bob, together):

@@ -14,7 +14,7 @@ from django.utils import timezone
 from accounts.models import ApiKey, User
 from accounts.tokens import AccessToken, Key
 from tests.cast import bearer, new_tier, person
-from tests.servers import wait_until
+from tests.servers import PATIENCE, wait_until
 
 HI = [{"role": "user", "content": "Hi"}]
 
@@ -117,11 +117,12 @@ def test_an_expired_token(bob, chat):
     assert said(chat(str(token))) == (401, "token_expired")
 
 
-def test_a_token_that_expires_while_its_signature_is_remembered(bob, chat):
+def test_a_token_that_expires_while_its_signature_is_remembered(bob, chat, monkeypatch):
     token = AccessToken(str(bob.token))
-    token["exp"] = time.time() + 1
+    token["exp"] = time.time() + 2 * PATIENCE
     assert chat(str(token)).status_code == 200
-    wait_until(lambda: token["exp"] < time.time(), "the token has expired")
+    later = token["exp"] + 1
+    monkeypatch.setattr("accounts.tokens.time.time", lambda: later)
     assert said(chat(str(token))) == (401, "token_expired")
 
 
@@ -157,7 +158,7 @@ def test_a_revoked_key(bob, chat):
     row, key = bob.key()
     assert chat(key).status_code == 200
     ApiKey.objects.filter(pk=row.pk).update(revoked_at=timezone.now())
-    wait_until(lambda: chat(key).status_code == 401, "the key is refused", within=2.2)
+    wait_until(lambda: chat(key).status_code == 401, "the key is refused")
     assert said(chat(key)) == (401, "invalid_api_key")
 
 
@@ -171,7 +172,7 @@ def test_a_revoked_token(bob, chat, http):
     token = bob.token
     assert chat(token).status_code == 200
     assert http.post("/auth/token/revoke", json={"token": token}).status_code == 200
-    wait_until(lambda: chat(token).status_code == 401, "the token is refused", within=2.2)
+    wait_until(lambda: chat(token).status_code == 401, "the token is refused")
 
 
 @pytest.mark.parametrize("kind", ["token", "key"])
@@ -180,7 +181,7 @@ def test_a_suspended_user(live, chat, kind):
     credential = carol.token if kind == "token" else carol.key()[1]
     assert chat(credential).status_code == 200
     User.objects.filter(pk=carol.user.pk).update(is_active=False)  # as raw as SQL: nothing but the row changes
-    wait_until(lambda: chat(credential).status_code == 403, "the user is refused", within=2.2)
+    wait_until(lambda: chat(credential).status_code == 403, "the user is refused")
     assert said(chat(credential)) == (403, "account_suspended")
 
 
@@ -200,7 +201,7 @@ def test_a_tier_changed_in_the_database_holds_at_once(live, chat):
     assert chat(credential).json()["usage"]["completion_tokens"] == 2
     User.objects.filter(pk=frank.user.pk).update(tier=new_tier(max_output_tokens=5))
     longer = lambda: chat(credential).json()["usage"]["completion_tokens"] == 5  # noqa: E731
-    wait_until(longer, "the new tier holds", within=2.2)
+    wait_until(longer, "the new tier holds")
 
 
 def test_a_tier_that_the_request_names_changes_nothing(alice, chat):
@@ -243,18 +244,18 @@ def test_a_wrong_method_on_the_default_lane(http):
     assert said(http.get("/auth/token")) == (405, "method_not_allowed")
 
 
-def refused_upload(port: int, token: str, head: str, part: bytes) -> tuple[bytes, int]:
-    """Send a body in parts until the server answers. Gives the answer, and how much was sent."""
+def refused_upload(port: int, token: str, head: str, part: bytes = b"") -> tuple[bytes, int]:
+    """Send a body in parts until the server answers, or nothing of it. Gives the answer, and how much was sent."""
     sent = 0
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as wire:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as wire:
         start = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n{head}\r\n\r\n"
         wire.sendall(start.encode())
-        wire.settimeout(0.05)
+        wire.settimeout(0.05 if part else PATIENCE)
         while sent < 100 * settings.MAX_BODY_BYTES:
             try:
                 return wire.recv(65536), sent
             except TimeoutError:
-                wire.settimeout(10)
+                wire.settimeout(PATIENCE)
                 wire.sendall(part)
                 sent += len(part)
                 wire.settimeout(0.001)
@@ -268,21 +269,19 @@ def small_bodies(live, settings):
 
 
 def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_sent(live, bob, small_bodies):
-    answer, sent = refused_upload(live.port, bob.token, f"Content-Length: {small_bodies + 1}", b"x")
+    answer, _ = refused_upload(live.port, bob.token, f"Content-Length: {small_bodies + 1}")
     assert b"413" in answer.split(b"\r\n")[0]
     assert b"request_too_large" in answer
-    assert sent == 0
 
 
 def test_a_stranger_is_refused_before_anything_is_read(live):
-    answer, sent = refused_upload(live.port, "nonsense", "Content-Length: 1000000", b"x")
+    answer, _ = refused_upload(live.port, "nonsense", "Content-Length: 1000000")
     assert b"401" in answer.split(b"\r\n")[0]
-    assert sent == 0
 
 
 def test_a_body_that_never_comes_is_408(live, bob, monkeypatch):
     monkeypatch.setattr("llmgateway.relay_lane.BODY_TIMEOUT", 0.1)
-    answer, _ = refused_upload(live.port, bob.token, "Content-Length: 1000000", b"")
+    answer, _ = refused_upload(live.port, bob.token, "Content-Length: 1000000")
     assert b"408" in answer.split(b"\r\n")[0]
     assert b"request_timeout" in answer
 

@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from tests.cast import new_tier, person
+from tests.servers import PATIENCE
 
 
 def events(response: httpx.Response) -> list[dict[str, Any]]:
@@ -29,7 +30,7 @@ def test_it_answers(bob, chat):
 def test_it_answers_as_the_llama_server_itself_does(bob, chat, llama):
     ours = chat(bob, max_tokens=24).json()
     body = {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 24, "temperature": 0}
-    own = httpx.post(f"{llama}/v1/chat/completions", json=body, timeout=30).json()
+    own = httpx.post(f"{llama}/v1/chat/completions", json=body, timeout=PATIENCE).json()
     assert ours["choices"] == own["choices"]
     del own["usage"]["prompt_tokens_details"]
     assert ours["usage"] == own["usage"]

@@ -43,9 +43,9 @@ def cache(request, live, redis, monkeypatch):
     live.run(store.start())
     tasks = live.tasks()
     yield gateway().cache
-    wait_until(lambda: not gateway().cache._flights, "no flight is left over", within=2)
-    wait_until(lambda: not sum(each.in_flight for each in gateway().pool.members), "all places are free", within=2)
-    wait_until(lambda: live.tasks() <= tasks, "no task is left over", within=2)
+    wait_until(lambda: not gateway().cache._flights, "no flight is left over")
+    wait_until(lambda: not sum(each.in_flight for each in gateway().pool.members), "all places are free")
+    wait_until(lambda: live.tasks() <= tasks, "no task is left over")
     assert not getattr(store, "_turns", None)
     live.run(store.stop())
 
@@ -147,7 +147,7 @@ def test_when_all_have_left_the_llama_server_is_left_too(live, fake, bob):
     wait_until(lambda: aboard() == 1, "one is left")
     assert not fakes[0].gone.is_set()
     calls[2].close()
-    wait_until(fakes[0].gone.is_set, "the llama-server was left", within=1)
+    wait_until(fakes[0].gone.is_set, "the llama-server was left")
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -161,9 +161,9 @@ def test_calls_that_leave_before_anything_came_leave_nothing_behind(live, fake, 
     wait_until(lambda: fakes[0].seen and aboard() == callers, "they wait")
     for each in calls:
         each.close()
-    wait_until(fakes[0].gone.is_set, "the llama-server was left", within=1)
+    wait_until(fakes[0].gone.is_set, "the llama-server was left")
     rows = UsageRecord.objects.filter(user=someone.user, status=499)
-    wait_until(lambda: rows.count() == callers, "each is in the ledger", within=2)
+    wait_until(lambda: rows.count() == callers, "each is in the ledger")
     assert text_of(chat(someone)) == "Hello"
     assert len(fakes[0].seen) == 2
 

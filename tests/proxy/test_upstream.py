@@ -9,11 +9,12 @@ import pytest
 
 from proxy.errors import BrokenOff, NeverSent, UpstreamError, UpstreamTimeout
 from proxy.upstream import UpstreamClient
-from tests.servers import free_port
+from tests.servers import PATIENCE, free_port
 
 pytestmark = pytest.mark.once
 
-LIMITS = {"connect_timeout": 0.2, "idle_timeout": 0.4}  # seconds
+LIMITS = {"connect_timeout": PATIENCE, "idle_timeout": PATIENCE}
+HASTY = {**LIMITS, "idle_timeout": 0.4}  # seconds
 OK = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-Secret: 1\r\n\r\n"
 
 
@@ -94,7 +95,7 @@ def test_nobody_takes_the_connection():
     """The queue of a listener that accepts nothing is full, so that connecting hangs."""
 
     async def run() -> None:
-        client = UpstreamClient(**LIMITS)
+        client = UpstreamClient(**{**LIMITS, "connect_timeout": 0.2})
         with listener(0) as server, socket.socket() as first:
             first.connect(server.getsockname())
             fillers = [socket.socket() for _ in range(4)]
@@ -142,7 +143,7 @@ def test_a_connection_that_ends_too_early_is_broken_off(parts, end):
 )
 def test_silence_is_a_timeout(parts):
     with pytest.raises(UpstreamTimeout):
-        attempt(says(*parts))
+        attempt(says(*parts), limits=HASTY)
 
 
 def test_a_llama_server_that_reads_nothing_is_a_timeout():
@@ -150,7 +151,7 @@ def test_a_llama_server_that_reads_nothing_is_a_timeout():
         wire.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
 
     with pytest.raises(UpstreamTimeout):
-        attempt(play, body=b"x" * 30_000_000)
+        attempt(play, body=b"x" * 30_000_000, limits=HASTY)
 
 
 @pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH\r\n", b"\x00\x01\x02\r\n\r\n"])

@@ -18,6 +18,7 @@ from proxy.rollup import roll_up
 from proxy.usage_admin import steps
 from tests.cast import person
 from tests.proxy.rows import usage_row
+from tests.servers import PATIENCE
 
 CALLS = reverse("admin:proxy_usagerecord_changelist")
 NOON = datetime(2026, 11, 3, 12, tzinfo=UTC)
@@ -87,7 +88,7 @@ def test_no_list_counts_its_rows_or_looks_for_the_values_of_a_column(admin_clien
 
 
 def export(live, cookies, query=""):
-    answer = httpx.get(f"{live.url}{CALLS}export/{query}", cookies=cookies)
+    answer = httpx.get(f"{live.url}{CALLS}export/{query}", cookies=cookies, timeout=PATIENCE)
     return answer, list(csv.DictReader(io.StringIO(answer.text)))
 
 
@@ -113,7 +114,7 @@ def test_an_export_comes_in_chunks(live, root, monkeypatch):
 
 
 def test_whoever_may_not_see_calls_exports_none(live):
-    assert httpx.get(f"{live.url}{CALLS}export/").status_code == 302
+    assert httpx.get(f"{live.url}{CALLS}export/", timeout=PATIENCE).status_code == 302
 
 
 @pytest.mark.django_db
