@@ -18,7 +18,8 @@ from tests.conftest import CHAT
 from tests.effort import effort
 from tests.servers import PATIENCE, LiveGateway, wait_until
 
-LONG = {**CHAT, "max_tokens": 1500, "grammar": "root ::= [a-z ]{9000}"}  # it ends by its length, and not before
+ENDLESS = "root ::= x x x x x x\nx ::= [a-z ]{1500}"  # a grammar of an answer that ends by its max_tokens, not before
+LONG = {**CHAT, "max_tokens": 1500, "grammar": ENDLESS}
 
 
 def busy_slots(llama: str) -> int:
@@ -75,18 +76,16 @@ def quiet(live, llama):
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_leaves_frees_the_slot_at_once(live, quiet, bob, llama, stream):
     before = predicted(llama)
-    wire = send(live, bob.token, {**LONG, "stream": stream})
-    wait_until(lambda: busy_slots(llama) == 1, "the call runs")
-    wire.close()
+    with send(live, bob.token, {**LONG, "stream": stream}):
+        wait_until(lambda: busy_slots(llama) == 1, "the call runs")
     wait_until(lambda: not busy_slots(llama), "the slot is free")
     assert predicted(llama) - before < LONG["max_tokens"] / 2
 
 
 def test_a_client_that_leaves_in_the_middle_of_a_stream_frees_the_slot(live, quiet, bob, llama):
     before = predicted(llama)
-    wire = send(live, bob.token, {**LONG, "stream": True})
-    wait_until(lambda: b"content" in wire.recv(4096), "an event came")
-    wire.close()
+    with send(live, bob.token, {**LONG, "stream": True}) as wire:
+        wait_until(lambda: b"content" in wire.recv(4096), "an event came")
     wait_until(lambda: not busy_slots(llama), "the slot is free")
     assert predicted(llama) - before < LONG["max_tokens"] / 2
 
