@@ -11,7 +11,7 @@ import hypothesis
 import pytest
 from django.conf import settings
 from django.contrib.sessions.backends.db import SessionStore
-from django.db import connections
+from django.db import connection, connections
 from django.test.utils import setup_databases, teardown_databases
 from pytest_django.plugin import DjangoDbBlocker
 
@@ -30,9 +30,16 @@ CHAT = {"messages": [{"role": "user", "content": "Say hello."}], "max_tokens": 8
 
 
 @pytest.fixture(scope="session")
-def django_db_setup(django_test_environment: None, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
-    """A test database in every run: pytest-django's own makes one only for tests that are marked."""
+def django_db_setup(
+    django_test_environment: None, django_db_blocker: DjangoDbBlocker, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """A test database in every run: pytest-django's own makes one only for tests that are marked.
+
+    That of SQLite is a file of this run alone, since several may run at the same time.
+    """
     with django_db_blocker.unblock():
+        if connection.vendor == "sqlite":
+            connection.settings_dict["TEST"]["NAME"] = tmp_path_factory.mktemp("database") / "test.sqlite3"
         made = setup_databases(verbosity=0, interactive=False, aliases={"default"})
         yield
         teardown_databases(made, verbosity=0)
