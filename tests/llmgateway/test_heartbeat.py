@@ -148,6 +148,11 @@ def soon(live, settings):
     settings.HEARTBEAT_AFTER = 0.1
 
 
+def is_comments(part):
+    """One or more comments: what was sent apart may be read together."""
+    return bool(part) and not part.replace(":\n\n", "")
+
+
 def begin(http, caller, **fields):
     body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True, **fields}
     return http.stream("POST", "/v1/chat/completions", headers=caller.headers, json=body)
@@ -159,7 +164,8 @@ def test_a_stream_whose_first_event_is_late_begins_with_comments(fake, soon, bob
         assert response.status_code == 200
         assert response.headers["x-ratelimit-limit-requests"] == "1000"
         text = response.iter_text()
-        assert [next(text), next(text)] == [":\n\n", ":\n\n"]
+        assert is_comments(next(text))
+        assert is_comments(next(text))
         gate.set()
         rest = "".join(text)
     assert rest.lstrip(":\n").startswith('data: {"choices"')
@@ -171,7 +177,7 @@ def test_a_fault_after_comments_is_an_error_event(fake, soon, bob, http, gate, p
     fake(llama.sends_late(gate, *parts))
     with begin(http, bob) as response:
         text = response.iter_text()
-        assert next(text) == ":\n\n"
+        assert is_comments(next(text))
         gate.set()
         assert '"code":"upstream_error"' in "".join(text)
 
@@ -181,7 +187,7 @@ def test_a_call_that_was_begun_with_comments_may_still_go_to_another(fake, soon,
     other = fake(llama.sends(llama.STREAM_HEAD, llama.token("Well"), llama.FINISH, llama.USAGE, llama.DONE))
     with begin(http, bob) as response:
         text = response.iter_text()
-        assert next(text) == ":\n\n"
+        assert is_comments(next(text))
         gate.set()
         assert '"content":"Well"' in "".join(text)
     assert len(other.seen) == 1
@@ -192,8 +198,8 @@ def test_silence_in_the_middle_gets_comments_too(fake, soon, bob, http, gate):
     fake(llama.sends_then_cuts(gate, llama.STREAM_HEAD + llama.token("Hel"), *parts))
     with begin(http, bob) as response:
         text = response.iter_text()
-        assert "Hel" in next(text)
-        assert next(text) == ":\n\n"
+        assert "Hel" in next(part for part in text if not is_comments(part))  # the first token may be late itself
+        assert is_comments(next(text))
         gate.set()
         assert "".join(text).endswith("data: [DONE]\n\n")
 
@@ -208,5 +214,5 @@ def test_a_client_that_leaves_during_comments_leaves_the_llama_server(fake, soon
     fakes = []
     fakes.append(fake(llama.sends_and_hangs(fakes)))
     with begin(http, bob) as response:
-        assert next(response.iter_text()) == ":\n\n"
+        assert is_comments(next(response.iter_text()))
     wait_until(fakes[0].gone.is_set, "the llama-server was left")
