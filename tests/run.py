@@ -41,6 +41,14 @@ def start(tests: str, database: str, out: int | None) -> "subprocess.Popen[bytes
     return subprocess.Popen(command, cwd=Path(__file__).parent.parent, env=env, stdout=out, stderr=out)
 
 
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """Let a part that was interrupted, as all are by Ctrl-C, stop its servers before it is killed."""
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
 def main() -> int:
     missing = missing_services()
     if missing and os.environ.get("REQUIRE_SERVICES") == "1":
@@ -53,7 +61,7 @@ def main() -> int:
         running = []
         for (_, tests, database), output in zip(parts, outputs, strict=True):
             running.append(start(tests, database, output and output.fileno()))
-            stack.callback(running[-1].kill)
+            stack.callback(end, running[-1])
         print(f"== {parts[0][0]} (beside it run: {', '.join(title for title, *_ in parts[1:])})", flush=True)
         statuses = []
         for (title, *_), process, output in zip(parts, running, outputs, strict=True):

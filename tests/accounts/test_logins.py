@@ -31,10 +31,10 @@ def alice():
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Moves the clock of what counts events."""
+    """Stops the clock of what counts events, and moves it."""
     store, ahead = gateway().store, [0.0]
-    real = store.clock
-    monkeypatch.setattr(store, "clock", lambda: real() + ahead[0])
+    now = store.clock()
+    monkeypatch.setattr(store, "clock", lambda: now + ahead[0])
 
     def move(seconds):
         ahead[0] += seconds

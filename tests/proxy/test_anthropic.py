@@ -88,7 +88,7 @@ def test_a_tool_that_is_used(client, fake, stream):
     [
         ({"model": "gpt-99"}, anthropic.NotFoundError),
         ({"messages": []}, anthropic.BadRequestError),
-        ({"extra_headers": {"x-api-key": "no"}}, anthropic.AuthenticationError),
+        ({"extra_headers": {"x-api-key": "no", "Authorization": "Bearer no"}}, anthropic.AuthenticationError),
     ],
 )
 def test_errors_are_the_sdks_own(client, fields, error):
