@@ -16,6 +16,7 @@ from .events import NO_ANSWER, UNREADABLE, EventSplitter
 from .members import Member
 from .readers import Asked, Reader
 from .upstream import Answer, UpstreamClient
+from .usage import believed, tokens_listed
 
 COUNT_TIMEOUT = 2.0  # seconds that a llama-server has to count the tokens of a cut answer
 
@@ -67,11 +68,11 @@ class Attempt:
                     return
         raise BrokenOff("The llama-server ended its answer before it was complete.")
 
-    async def _count_prompt(self) -> int:
-        """The tokens of the prompt."""
+    async def _count_prompt(self) -> int | None:
+        """The tokens of the prompt; None where the llama-server says nothing that can be believed."""
         counted = await self.ask(self.errand.endpoint.counting_path, self.errand.body)
         try:
-            return int(counted["input_tokens"])
+            return believed(counted["input_tokens"])
         except UNREADABLE as exc:
             raise UpstreamError(NO_ANSWER) from exc
 
@@ -81,7 +82,8 @@ class Attempt:
             with suppress(GatewayError, TimeoutError, *UNREADABLE):
                 async with asyncio.timeout(COUNT_TIMEOUT):
                     told = await self.ask("/tokenize", orjson.dumps({"content": text}))
-                    reader.counted(len(told["tokens"]))
+                    if (tokens := tokens_listed(told)) is not None:
+                        reader.counted(tokens)
 
     async def ask(self, path: str, body: bytes) -> Any:
         """What the upstream answers at once, without a slot, as JSON."""

@@ -16,6 +16,7 @@ from .errors import UpstreamUnavailable
 from .events import UNREADABLE
 from .fields import inputs_of
 from .pool import Pool
+from .usage import believed, tokens_listed
 
 COUNT_TIMEOUT = 5.0  # seconds until a prompt is counted, those of the same caller before it included; 2 MB take one
 
@@ -60,11 +61,18 @@ def question(errand: Errand) -> tuple[str, bytes]:
 
 
 def tokens_in(told: Any, errand: Errand) -> int:
+    """Tokens of a prompt by what a llama-server told of it. Raises ValueError where that cannot be believed."""
     if errand.endpoint.counting_path:
-        return int(told["input_tokens"])
+        return known(believed(told["input_tokens"]))
     inputs = list(inputs_read(errand.asked.call.fields))
     counted = sum(len(each) for each in inputs if isinstance(each, list))
-    return len(told["tokens"]) + counted + PER_TEXT * len(inputs)
+    return known(tokens_listed(told)) + counted + PER_TEXT * len(inputs)
+
+
+def known(tokens: int | None) -> int:
+    if tokens is None:
+        raise ValueError("The llama-server told no number of tokens that can be believed.")
+    return tokens
 
 
 def inputs_read(fields: Any) -> Iterator[str | list[int]]:

@@ -15,11 +15,7 @@ from .readers.messages import MessageReader
 from .readers.responses import ResponseReader
 from .replays import ChatReplay, ChoicesReplay, MessageReplay, Replay, ResponseReplay
 from .schemas import Schema
-from .usage import Usage, of_openai
-
-
-def count_usage(answer: dict[str, Any]) -> Usage:
-    return Usage(*of_openai(answer["usage"]))
+from .usage import Usage, of_whole
 
 
 def count_nothing(_: dict[str, Any]) -> Usage:
@@ -95,8 +91,8 @@ ENDPOINTS = (
         schemas.MESSAGE_COUNT,
         is_anthropic=True,
     ),
-    Endpoint("embeddings", "embeddings", "/v1/embeddings", schemas.EMBEDDING, count=count_usage, replay=Replay()),
-    Endpoint("rerank", "rerank", "/v1/rerank", schemas.RERANK, count=count_usage, replay=Replay()),
+    Endpoint("embeddings", "embeddings", "/v1/embeddings", schemas.EMBEDDING, count=of_whole, replay=Replay()),
+    Endpoint("rerank", "rerank", "/v1/rerank", schemas.RERANK, count=of_whole, replay=Replay()),
     Endpoint("tokenize", "tokenize", "/tokenize", schemas.TOKENIZE),
     Endpoint("detokenize", "detokenize", "/detokenize", schemas.DETOKENIZE),
 )

@@ -83,13 +83,32 @@ class Record:
         return not self.want.sent
 
     async def settle(self, store: Store, keep: Callable[[Row], None]) -> None:
-        """Count the call, give back what it did not use, and hand its row to the ledger.
+        """Give back what the call did not use, hand its row to the ledger, and count it.
 
-        One whose grant was given back, and that got no other, was refused in the end: it has no row.
+        One whose grant was given back, and that got no other, was refused in the end: it has no row. Whatever is wrong
+        with one step, those after it are taken, and nothing is raised.
         """
         if self.grant is None:
             return
-        usage = self.usage
+        try:
+            usage = self.usage
+        except Exception:
+            logger.exception("The tokens of a call could not be told: %s", self.request_id)
+            usage = NOTHING_KNOWN
+        try:
+            await store.settle(self.grant, usage.total, requests=0 if self.is_free else 1)
+        except Exception:
+            logger.exception("A call could not be settled: %s", self.request_id)
+        try:
+            keep(self.row(usage))
+        except Exception:
+            logger.exception("A call has no row in the ledger: %s", self.request_id)
+        try:
+            self._count(usage)
+        except Exception:
+            logger.exception("A call is missing in the metrics: %s", self.request_id)
+
+    def _count(self, usage: Usage) -> None:
         prompt, cached, completion, first_token = series(self.model, self.tier)
         if usage.total:
             prompt.inc(usage.prompt)
@@ -97,11 +116,6 @@ class Record:
             completion.inc(usage.completion)
         if self.first_token_at is not None:
             first_token.observe(self.first_token_at - self.began)
-        try:
-            await store.settle(self.grant, usage.total, requests=0 if self.is_free else 1)
-        except Exception:  # whatever is wrong with the store, the row is not to be lost
-            logger.exception("A call could not be settled: %s", self.request_id)
-        keep(self.row(usage))
 
     @property
     def facts(self) -> Row:

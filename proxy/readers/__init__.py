@@ -68,8 +68,8 @@ class Reader(ABC):
         """True for an answer whose first event is not its start, so that its prompt has not been counted."""
         return False
 
-    def start(self, prompt_tokens: int) -> bytes:
-        """The event that was lost."""
+    def start(self, prompt_tokens: int | None) -> bytes:
+        """The event that was lost. None where its prompt could not be counted."""
         raise NotImplementedError
 
     @property

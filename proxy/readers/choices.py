@@ -4,7 +4,7 @@ from typing import Any
 
 from proxy.events import DONE, event_of, read
 from proxy.folding import ChatFold, Fold, TextFold
-from proxy.usage import Usage, of_openai, of_timings
+from proxy.usage import Usage, of_openai, of_progress
 
 from . import Asked, Reader
 
@@ -35,6 +35,7 @@ class ChoicesReader(Reader):
         if event == DONE:
             return self._usage_event() + DONE
         if self._is_under_way and event.startswith(PLAIN_START) and not any(mark in event for mark in MARKS):
+            self.tally.events += 1
             timings = event.rfind(TIMINGS)
             if timings > 0:
                 self._last_plain = event
@@ -66,22 +67,28 @@ class ChoicesReader(Reader):
         index = chunk["choices"][0]["index"] if chunk["choices"] else self._ending
         timings = chunk.get("timings") if self.asked.shows_timings else chunk.pop("timings", None)
         if progress := chunk.pop("prompt_progress", None):
-            self.tally.so_far(index, progress["processed"], progress["cache"], 0)
+            self.tally.so_far(index, *of_progress(progress))
             return None
+        self.tally.events += len(chunk["choices"])
+        self.tally.timed(index, timings)
         if usage := chunk.pop("usage", None):
-            self.tally.ended(index, *of_openai(usage))
-        elif timings:
-            self.tally.so_far(index, *of_timings(timings))
+            counts = of_openai(usage)
+            if None in counts and not timings:
+                self._read_last_plain()
+            self._last_plain = None
+            self.tally.ended(index, *counts)
         self._head = {name: chunk[name] for name in HEAD if name in chunk}
         return chunk
 
     @property
     def usage(self) -> Usage:
-        if self._last_plain is not None and (not self.tally.choices or self.tally.choices[0].is_estimated):
-            chunk = read(self._last_plain)
-            assert chunk is not None
-            self.tally.so_far(0, *of_timings(chunk["timings"]))
+        self._read_last_plain()
         return super().usage
+
+    def _read_last_plain(self) -> None:
+        event, self._last_plain = self._last_plain, None
+        if event is not None and (chunk := read(event)):
+            self.tally.timed(0, chunk.get("timings"))
 
     def _usage_event(self) -> bytes:
         """One usage for all choices, where llama-server sends one for each."""

@@ -8,7 +8,7 @@ import orjson
 from accounts.errors import GatewayError
 from proxy import envelopes
 from proxy.events import event_of, read
-from proxy.usage import Usage
+from proxy.usage import Usage, believed, object_of, sum_of
 
 from . import Asked, Reader
 
@@ -27,8 +27,9 @@ class MessageReader(Reader):
 
     def __init__(self, asked: Asked) -> None:
         super().__init__(asked)
-        self._prompt = 0
-        self._cached = 0
+        self._prompt: int | None = None
+        self._cached: int | None = None
+        self._completion: int | None = None
         self._deltas = 0
         self._text = bytearray()  # all that came, of every kind, in UTF-8
         self._message: dict[str, Any] = {}
@@ -42,7 +43,7 @@ class MessageReader(Reader):
     def lacks_start(self, first: bytes) -> bool:
         return not first.startswith((b"event: message_start\n", b"event: error\n", b"data: ", b":"))
 
-    def start(self, prompt_tokens: int) -> bytes:
+    def start(self, prompt_tokens: int | None) -> bytes:
         usage = {"input_tokens": prompt_tokens, "output_tokens": 0}
         message = {
             "id": uuid.uuid4().hex,
@@ -56,7 +57,7 @@ class MessageReader(Reader):
 
     @property
     def uncounted(self) -> str:
-        return self._text.decode() if self.tally.usage.is_estimated else ""
+        return self._text.decode() if self._completion is None else ""
 
     def counted(self, tokens: int) -> None:
         self._deltas = max(self._deltas, tokens)
@@ -80,7 +81,7 @@ class MessageReader(Reader):
                 self._add_delta(chunk["index"], chunk["delta"])
             case "message_delta":
                 self._message.update(chunk["delta"])
-                self._message["usage"] |= chunk["usage"]
+                self._message["usage"] |= chunk.get("usage", {})
             case "message_stop":
                 self._stopped = True
         return True
@@ -107,23 +108,28 @@ class MessageReader(Reader):
         elif chunk["type"] == "message_start":
             self._note_prompt(chunk["message"])
         elif chunk["type"] == "message_delta" and (usage := chunk.get("usage")):
-            self.tally.ended(0, self._prompt, self._cached, usage["output_tokens"])
+            self._completion = believed(object_of(usage).get("output_tokens"))
+            self.tally.ended(0, self._prompt, self._cached, self._completion)
+            if self._completion is None:
+                chunk["usage"] = {**object_of(usage), "output_tokens": self.usage.completion}
         return chunk
 
     def _note_prompt(self, message: dict[str, Any]) -> None:
         """Note the prompt's tokens. Anthropic's `input_tokens` leave out those that were cached."""
-        usage = message["usage"]
-        self._cached = usage.get("cache_read_input_tokens", 0)
-        self._prompt = usage["input_tokens"] + self._cached
+        usage = object_of(message.get("usage"))
+        self._cached = believed(usage.get("cache_read_input_tokens", 0))
+        self._prompt = sum_of(believed(usage.get("input_tokens")), self._cached or 0)
         self.tally.so_far(0, self._prompt, self._cached, 0)
-        if not self.asked.shows_timings:
-            message["usage"] = {"input_tokens": self._prompt, "output_tokens": usage["output_tokens"]}
+        if not self.asked.shows_timings or None in (self._prompt, self._cached):
+            output = believed(usage.get("output_tokens")) or 0
+            message["usage"] = {"input_tokens": self._prompt or 0, "output_tokens": output}
         message["id"] = "msg_" + message["id"].removeprefix("chatcmpl-")
 
     @property
     def usage(self) -> Usage:
         if self._deltas and self.tally.usage.is_estimated:
-            self.tally.so_far(0, self._prompt, self._cached, self._deltas)
+            completion = self._deltas if self._completion is None else self._completion
+            self.tally.so_far(0, self._prompt, self._cached, completion)
         return super().usage
 
     @property

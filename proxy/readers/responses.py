@@ -10,7 +10,7 @@ from typing import Any
 from accounts.errors import GatewayError
 from proxy import envelopes
 from proxy.events import event_of, read
-from proxy.usage import of_timings
+from proxy.usage import object_of, of_progress, of_responses
 
 from . import Asked, Reader
 
@@ -75,12 +75,13 @@ class ResponseReader(Reader):
         timings = chunk.get("timings") if self.asked.shows_timings else chunk.pop("timings", None)
         progress = chunk.pop("prompt_progress", None)
         if progress:
-            self.tally.so_far(0, progress["processed"], progress["cache"], 0)
+            self.tally.so_far(0, *of_progress(progress))
             if self._progressed:
                 return None
             self._progressed = True
-        elif timings:
-            self.tally.so_far(0, *of_timings(timings))
+        else:
+            self.tally.events += "delta" in chunk
+            self.tally.timed(0, timings)
         self._place(chunk)
         if response := chunk.get("response"):
             chunk["response"] = self._whole(response)
@@ -107,11 +108,18 @@ class ResponseReader(Reader):
     def _whole(self, response: dict[str, Any]) -> dict[str, Any]:
         """A response with all of its fields."""
         if usage := response.get("usage"):
-            cached = usage.get("input_tokens_details", {}).get("cached_tokens", 0)
-            self.tally.ended(0, usage["input_tokens"], cached, usage["output_tokens"])
-            usage["input_tokens_details"] = {"cached_tokens": cached if self.asked.shows_timings else 0}
-            usage.setdefault("output_tokens_details", {"reasoning_tokens": 0})
-            if self.asked.length and usage["output_tokens"] >= self.asked.length:  # llama-server says "completed"
+            self.tally.ended(0, *of_responses(usage))
+            counted = self.tally.choices[0]
+            told = {"input_tokens": counted.prompt, "output_tokens": counted.completion, "total_tokens": counted.total}
+            details = {"input_tokens_details": {"cached_tokens": counted.cached if self.asked.shows_timings else 0}}
+            response["usage"] = {
+                "output_tokens_details": {"reasoning_tokens": 0},
+                **object_of(usage),
+                **told,
+                **details,
+            }
+            is_believed = not counted.is_estimated
+            if self.asked.length and is_believed and counted.completion >= self.asked.length:  # it says "completed"
                 response["status"] = "incomplete"
                 response["incomplete_details"] = {"reason": "max_output_tokens"}
         return filled(response, self.asked, self._created_at)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy.usage import NOTHING_KNOWN, Tally, Usage, of_openai, of_timings
+from proxy.usage import MOST, NOTHING_KNOWN, Tally, Usage, believed, of_openai, of_timings, of_whole
 
 pytestmark = pytest.mark.once
 
@@ -53,10 +53,51 @@ def test_timings_leave_out_of_the_prompt_what_was_cached():
 @pytest.mark.parametrize(
     ("usage", "counts"),
     [
-        ({"prompt_tokens": 5, "total_tokens": 5}, (5, 0, 0)),
+        ({"prompt_tokens": 5, "total_tokens": 5}, (5, 0, None)),
         ({"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}}, (5, 4, 2)),
         ({"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": None}, (5, 0, 2)),
     ],
 )
 def test_openais_usage_is_read(usage, counts):
     assert of_openai(usage) == counts
+
+
+@pytest.mark.parametrize("said", [0, 7, MOST])
+def test_a_number_of_tokens_is_believed(said):
+    assert believed(said) == said
+
+
+@pytest.mark.parametrize("said", [-1, MOST + 1, 2.0, "7", True, None, [], {}, float("nan")])
+def test_nothing_else_is_believed(said):
+    assert believed(said) is None
+
+
+def test_what_was_not_said_stays_what_the_events_said():
+    made = Tally()
+    made.so_far(0, 10, 4, 0)
+    made.timed(0, {"prompt_n": 6, "cache_n": 4, "predicted_n": 7})
+    made.ended(0, None, 4, None)
+    assert made.usage == Usage(10, 4, 7, is_estimated=True)
+
+
+def test_without_any_count_each_event_is_a_token():
+    made = Tally()
+    made.events = 3
+    made.timed(0, {"prompt_n": -1})
+    assert made.usage == Usage(0, 0, 3, is_estimated=True)
+
+
+def test_timings_that_come_after_the_end_change_nothing():
+    made = Tally()
+    made.ended(0, 10, 4, 7)
+    made.timed(0, {"prompt_n": 6, "cache_n": 4, "predicted_n": 8})
+    assert made.usage == Usage(10, 4, 7)
+
+
+def test_choices_together_are_no_more_than_a_row_holds():
+    assert tally(1, 2, a=("ended", MOST, 0, MOST), b=("ended", MOST, 0, 1)) == Usage(MOST, 0, MOST)
+
+
+def test_an_answer_without_usage_is_an_estimate():
+    assert of_whole({"data": []}) == NOTHING_KNOWN
+    assert of_whole({"usage": {"prompt_tokens": 5, "total_tokens": 5}}) == Usage(5)
