@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import count
-from time import monotonic
+from time import monotonic, time
 
 from .errors import Overloaded, StillLoading, Stopping, UpstreamUnavailable
 from .members import Lease, Member
@@ -61,7 +61,7 @@ class SlotQueue:
         self._asking: asyncio.Task[None] | None = None
         self._is_stale = False  # what those who wait have asked for
         slots.granted = self._granted
-        slots.lost = self.ask_anew
+        slots.lost = self.ask_again
         pool.changed = self.ask_again
 
     async def lease(self, want: Want) -> Lease:
@@ -77,7 +77,7 @@ class SlotQueue:
     async def _turn(self, want: Want) -> Lease | None:
         """Stand in line, once. None where the upstream went away in the moment that it would have taken the call."""
         name = f"{self._worker}:{next(self._numbers)}"
-        ticket = Ticket(name, want.model, self._places(want), want.rank)
+        ticket = Ticket(name, want.model, self._places(want), want.rank, time())
         waiting = self._waiting[name] = Waiting(want, ticket, asyncio.get_running_loop().create_future())
         began = monotonic()
         try:
@@ -106,16 +106,10 @@ class SlotQueue:
             refuse(waiting, Stopping())
 
     def ask_again(self) -> None:
-        """Look at all who wait once more: other upstreams may take them now."""
+        """Look at all who wait once more: other upstreams may take them now, or the line that they stood in is lost."""
         self._is_stale = True
         if self._waiting and (self._asking is None or self._asking.done()):
             self._asking = asyncio.create_task(self._ask_again(), name="queue")
-
-    def ask_anew(self) -> None:
-        """The lines are lost: put all who wait in new ones, in order of arrival."""
-        for waiting in self._waiting.values():
-            waiting.ticket.rank = waiting.want.rank = None
-        self.ask_again()
 
     def visit(self, want: Want) -> Lease:
         """An upstream for a question that needs no slot: the one with the fewest calls. Raises UpstreamUnavailable."""
@@ -173,19 +167,24 @@ class SlotQueue:
     async def _ask_again(self) -> None:
         while self._is_stale:
             self._is_stale = False
-            for waiting in list(self._waiting.values()):
-                if waiting.slot.done() or waiting.ticket.name not in self._waiting:
-                    continue
-                try:
-                    self._check_hope(waiting)
-                except UpstreamUnavailable as exc:
-                    refuse(waiting, exc)
-                    continue
-                waiting.ticket.places = self._places(waiting.want)
-                try:
-                    await self.slots.ask(waiting.ticket)
-                except Exception:  # one fault must not keep the others from being asked for
-                    logger.exception("A call that waits could not be put in line again.")
+            await asyncio.gather(*(self._ask_once_more(waiting) for waiting in self._waiting.values()))
+
+    async def _ask_once_more(self, waiting: Waiting) -> None:
+        """Ask for a call that waits. All ask at once, so that no newer call is asked for between them."""
+        if waiting.slot.done() or waiting.ticket.name not in self._waiting:
+            return
+        try:
+            self._check_hope(waiting)
+        except UpstreamUnavailable as exc:
+            refuse(waiting, exc)
+            return
+        waiting.ticket.places = self._places(waiting.want)
+        try:
+            await self.slots.ask(waiting.ticket)
+        except Exception:  # one fault must not keep the others from being asked for
+            logger.exception("A call that waits could not be put in line again.")
+        if waiting.ticket.name not in self._waiting and not slot_of(waiting):  # it left meanwhile
+            self.slots.leave(waiting.ticket)
 
     # -- slots ---------------------------------------------------------------------------------------------------
 
@@ -196,10 +195,14 @@ class SlotQueue:
         elif waiting.slot.done():  # told twice
             return
         elif self._member(url) is None:  # it went away in this moment
-            asyncio.get_running_loop().call_soon(self.slots.release, name, url)
-            self.ask_again()
+            asyncio.get_running_loop().call_soon(self._hand_back, name, url)
         else:
             waiting.slot.set_result(url)
+
+    def _hand_back(self, name: str, url: str) -> None:
+        """Give back a slot that its call cannot use. The call is in no line any more, so it is asked for again."""
+        self.slots.release(name, url)
+        self.ask_again()
 
     def _member(self, url: str) -> Member | None:
         return next((member for member in self.pool.enabled if member.url == url and member.is_up), None)

@@ -5,7 +5,8 @@ and tells `granted`; whoever got it gives it back.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from time import time
 from typing import Protocol
 
 
@@ -13,13 +14,17 @@ from typing import Protocol
 class Ticket:
     """A call in line. `places` are the upstreams that it takes, by URL, and how many calls each may have.
 
-    The store gives it a `rank` when it is asked: lower ones are served first. One that comes back keeps it.
+    Lower ranks are served first. The store that is asked first gives the rank: the moment of arrival in microseconds,
+    by Redis's clock or, alone, by this machine's (`arrived`, a Unix time). So it means the same in any line, and a
+    ticket keeps it when it comes back, and when Redis comes or goes. In line its rank is the line's, whatever becomes
+    of this attribute.
     """
 
     name: str
     model: str
     places: Mapping[str, int]
     rank: int | None = None
+    arrived: float = field(default_factory=time)
 
 
 Granted = Callable[[str, str], None]  # a ticket's name, an upstream's URL

@@ -58,7 +58,7 @@ class GuardedSlots(Slots):
     # -- calls ---------------------------------------------------------------------------------------------------
 
     async def ask(self, ticket: Ticket) -> int:
-        if self.is_up:
+        while self.is_up:  # again, where Redis has gone and come back meanwhile
             try:
                 return await self.shared.ask(ticket)
             except StoreDown as exc:
@@ -94,9 +94,12 @@ class GuardedSlots(Slots):
             raise StoreUnavailable(NO_ANSWER) from exc
 
     def _granted_by_redis(self, name: str, url: str) -> None:
-        if name not in self.alone.held:
+        has = self.alone.held.get(name)
+        if has is None:
             self.alone.hold(name, url)
             self.granted(name, url)
+        elif has != url:  # got while Redis was gone, and still in its line there
+            self.shared.release(name, url)
 
     # -- there and gone ------------------------------------------------------------------------------------------
 
@@ -139,7 +142,8 @@ class GuardedSlots(Slots):
             self.is_up = True
             self.alone.forget_lines()
             for name, url in self._owed.items():
-                self.shared.release(name, url)
+                if self.alone.held.get(name) != url:  # else it has got the same one again
+                    self.shared.release(name, url)
             self._owed = {}
             if self._tasks:
                 logger.warning("Redis counts the slots again.")

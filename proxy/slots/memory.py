@@ -1,11 +1,14 @@
 """Slots counted in this process: exact while there is one worker."""
 
-from bisect import insort
+from bisect import bisect_left, bisect_right, insort
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from itertools import count
+from operator import itemgetter
 
 from . import Granted, Slots, Ticket, least_loaded, nobody
+
+Place = tuple[int, Ticket]  # of a line: the rank that the ticket has there
+rank_of = itemgetter(0)
 
 
 class MemorySlots(Slots):
@@ -20,8 +23,8 @@ class MemorySlots(Slots):
         self.lost: Callable[[], None] = nobody
         self.held: dict[str, str] = {}  # ticket -> upstream
         self._busy: Counter[str] = Counter()
-        self._lines: dict[str, list[Ticket]] = {}  # by model, in order
-        self._ranks = count()
+        self._lines: dict[str, list[Place]] = {}  # by model, in order
+        self._ranks: dict[str, int] = {}  # of the tickets in line
 
     async def start(self) -> None:
         """Nothing to be reached."""
@@ -36,22 +39,28 @@ class MemorySlots(Slots):
         """The same, at once."""
         if ticket.name in self.held:
             return 0
+        known = self._ranks.get(ticket.name, ticket.rank)
         self.leave(ticket)
-        if ticket.rank is None:
-            ticket.rank = next(self._ranks)
+        ticket.rank = rank = int(ticket.arrived * 1e6) if known is None else known
         if url := least_loaded({url: self.part_of(most) for url, most in ticket.places.items()}, self._busy):
             self._grant(ticket, url)
             return 0
         line = self._lines.setdefault(ticket.model, [])
-        insort(line, ticket, key=rank_of)
-        return line.index(ticket)
+        insort(line, (rank, ticket), key=rank_of)
+        self._ranks[ticket.name] = rank
+        return bisect_right(line, rank, key=rank_of) - 1
 
     def leave(self, ticket: Ticket) -> None:
-        line = self._lines.get(ticket.model)
-        if line and ticket in line:
-            line.remove(ticket)
-            if not line:
-                del self._lines[ticket.model]
+        rank = self._ranks.pop(ticket.name, None)
+        if rank is None:
+            return
+        line = self._lines[ticket.model]
+        at = bisect_left(line, rank, key=rank_of)
+        while line[at][1].name != ticket.name:  # another one with the same rank
+            at += 1
+        del line[at]
+        if not line:
+            del self._lines[ticket.model]
 
     def hold(self, name: str, url: str) -> None:
         """Note a slot that was granted elsewhere."""
@@ -69,24 +78,20 @@ class MemorySlots(Slots):
     def forget_lines(self) -> None:
         """Nobody waits here any more."""
         self._lines.clear()
+        self._ranks.clear()
 
     async def busy(self, urls: Sequence[str]) -> Mapping[str, int]:
         return {url: self._busy[url] for url in urls}
 
     async def waiting(self) -> int:
-        return sum(len(line) for line in self._lines.values())
+        return len(self._ranks)
 
     def _first_for(self, url: str) -> Ticket | None:
         """Who is first in line for a free slot of an upstream."""
-        firsts = [next((each for each in line if url in each.places), None) for line in self._lines.values()]
-        fit = [each for each in firsts if each is not None and self._busy[url] < self.part_of(each.places[url])]
-        return min(fit, key=rank_of, default=None)
+        firsts = [next((each for each in line if url in each[1].places), None) for line in self._lines.values()]
+        fit = [each for each in firsts if each and self._busy[url] < self.part_of(each[1].places[url])]
+        return min(fit, key=rank_of)[1] if fit else None
 
     def _grant(self, ticket: Ticket, url: str) -> None:
         self.hold(ticket.name, url)
         self.granted(ticket.name, url)
-
-
-def rank_of(ticket: Ticket) -> int:
-    assert ticket.rank is not None
-    return ticket.rank

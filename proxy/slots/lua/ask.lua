@@ -13,7 +13,15 @@ local function least_loaded()
   return best
 end
 
-if rank == '' then rank = redis.call('INCR', P .. 'arrivals') end
+-- A rank is the moment of arrival, and no two are the same. In line a ticket keeps the one that it has there.
+local stood = redis.call('ZSCORE', line, ticket)
+if stood then
+  rank = string.format('%.0f', tonumber(stood))
+elseif rank == '' then
+  local newest = tonumber(redis.call('GET', P .. 'arrivals') or 0)
+  rank = string.format('%.0f', math.max(newest + 1, time[1] * 1000000 + time[2]))
+  redis.call('SET', P .. 'arrivals', rank)
+end
 redis.call('PEXPIRE', P .. 'arrivals', KEPT)
 for url in pairs(places) do
   if redis.call('ZSCORE', P .. 'busy:' .. url, ticket) then return {url, rank, 0} end

@@ -2,7 +2,8 @@
 --
 -- All keys begin with KEYS[1], which holds their hash tag:
 --   busy:<url>     leases of an upstream's slots: tickets, by when they lapse
---   line:<model>   tickets that wait, by rank
+--   line:<model>   tickets that wait, by rank: the moment of arrival, in microseconds
+--   arrivals       the newest rank
 --   asks           of each ticket in line: {worker, {url = how many calls that may have}}
 --   served:<url>   models that somebody has waited for there, and urls, where somebody has waited
 --   workers        those that are alive, by when they count as gone
