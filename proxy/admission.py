@@ -12,12 +12,13 @@ from accounts.errors import GatewayError, RateLimitExceeded, StoreUnavailable
 from accounts.usage import QuotaUse
 
 from .errors import InsufficientQuota, RequestExceedsQuota
-from .history import History
+from .history import NOT_KNOWN, History
 from .reservations import Ask
 from .stores import AccountId, Claim, Grant, Lost, Meter, Reading, Store, Verdict
 from .windows import WINDOWS
 
 TRIES = 5  # times that a store is asked, and learns what it needs to know
+PATIENCE = 5.0  # seconds that a call waits for the ledger; what it says later is learned all the same
 
 
 class Admission:
@@ -55,6 +56,7 @@ class Admission:
         ask: Callable[[], Awaitable[Verdict]],
     ) -> Verdict:
         """The answer of the store, once it knows what it must."""
+        give_up_at: float | None = None
         for _ in range(TRIES):
             verdict = await ask()
             if verdict.lost:
@@ -63,11 +65,19 @@ class Admission:
                 return verdict
             if who.name not in self._teaching:
                 self._teach(who, [meter for meter in all_meters() if meter.window.is_calendar], None)
-            await asyncio.shield(self._teaching[who.name])
+            give_up_at = give_up_at or asyncio.get_running_loop().time() + PATIENCE
+            try:
+                async with asyncio.timeout_at(give_up_at):
+                    await asyncio.shield(self._teaching[who.name])
+            except TimeoutError as exc:
+                raise StoreUnavailable(NOT_KNOWN) from exc
         raise StoreUnavailable("What this account has used is not known at the moment. Try again shortly.")
 
     def _teach(self, who: AccountId, meters: Sequence[Meter], since: float | None) -> None:
-        """Start to tell the store what was used of these meters: one at a time for an account."""
+        """Start to tell the store what was used of these meters: one at a time for an account.
+
+        It is told however long the ledger takes, so that the next call is answered at once.
+        """
 
         async def teach() -> None:
             try:

@@ -169,6 +169,9 @@ class DailyUsage(models.Model):
     model = models.CharField(max_length=200, blank=True)
     calls = models.PositiveBigIntegerField()
     failed = models.PositiveBigIntegerField(help_text="Those with a fault of a server's: a status of 500 or more.")
+    free_calls = models.PositiveBigIntegerField(
+        null=True, help_text="Those that no quota was charged for. Empty: added up by an earlier version."
+    )
     prompt_tokens = models.PositiveBigIntegerField()
     cached_tokens = models.PositiveBigIntegerField()
     completion_tokens = models.PositiveBigIntegerField()

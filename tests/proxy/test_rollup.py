@@ -1,5 +1,7 @@
 """The ledger added up by day, what is read from it, and what is pruned."""
 
+import asyncio
+import threading
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 
@@ -10,13 +12,21 @@ from django.utils import timezone
 
 from proxy.models import DailyUsage, RefusalCount, UsageRecord
 from proxy.reports import Total, totals
-from proxy.rollup import days_due, roll_up, roll_up_due
+from proxy.rollup import RollUp, days_due, roll_up, roll_up_due
 from tests.cast import person
 from tests.proxy.rows import usage_row
+from tests.servers import wait_until_async
 
 pytestmark = pytest.mark.django_db
 
 DAY = datetime(2026, 11, 3, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def nothing_added_up(db):
+    """A gateway that serves other tests may have added up days of theirs."""
+    DailyUsage.objects.all().delete()
+    UsageRecord.objects.all().delete()
 
 
 def at(hours):
@@ -87,6 +97,43 @@ def test_what_was_used_is_the_same_before_and_after_the_days_were_added_up():
     assert len(roll_up_due()) == 40
     assert totals(since, "user_id", "model", only=Q(user_id=user.pk)) == before
     assert len(totals(since, "day")) == 3
+
+
+def test_free_calls_are_told_apart():
+    for is_free in (True, False, False):
+        usage_row(at(1), is_free=is_free)
+    roll_up(DAY.date())
+    assert DailyUsage.objects.values_list("calls", "free_calls").get() == (3, 1)
+
+
+def test_sums_of_an_earlier_version_in_this_month_are_due(a_day):
+    roll_up(DAY.date())
+    DailyUsage.objects.update(free_calls=None)
+    assert [day.day for day in days_due(at(24 * 7))] == [3, 4, 5, 6, 7, 8, 9]
+    assert days_due(at(24 * 30))[0].day == 4  # of another month: its rows may be gone
+
+
+def test_sums_of_more_calls_than_there_are_rows_stay(a_day):
+    roll_up(DAY.date())
+    DailyUsage.objects.update(free_calls=None)
+    UsageRecord.objects.filter(model="m").first().delete()
+    UsageRecord.objects.filter(model="m").first().delete()
+    assert roll_up(DAY.date()) == 0
+    assert DailyUsage.objects.get(model="m").calls == 2
+
+
+def test_days_that_are_due_are_added_up_when_the_gateway_starts(monkeypatch):
+    looks = []
+    monkeypatch.setattr("proxy.rollup.work", lambda: looks.append(threading.current_thread()))
+
+    async def run():
+        own = RollUp()
+        own.start()
+        await wait_until_async(lambda: looks, "it looks")
+        await own.stop()
+
+    asyncio.run(run())
+    assert looks[0] is not threading.current_thread()
 
 
 # -- prune_usage ---------------------------------------------------------------------------------------------------
