@@ -84,15 +84,15 @@ def end_under_load(env: dict[str, str], signum: int) -> tuple[int, int, float]:
     return len(answers.read_at), len(lost), ended_at - oldest
 
 
-def new_database() -> str | None:
-    """A PostgreSQL database of this run's own; None where no server is reachable."""
+def new_database(name: str = "llmgateway_bench") -> str | None:
+    """A new PostgreSQL database, in place of one of that name; None where no server is reachable."""
     try:
         with psycopg.connect(POSTGRESQL, autocommit=True, connect_timeout=2) as connection:
-            connection.execute("DROP DATABASE IF EXISTS llmgateway_bench WITH (FORCE)")
-            connection.execute("CREATE DATABASE llmgateway_bench")
+            connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+            connection.execute(f"CREATE DATABASE {name}")
     except psycopg.OperationalError:
         return None
-    return POSTGRESQL.rsplit("/", 1)[0] + "/llmgateway_bench"
+    return POSTGRESQL.rsplit("/", 1)[0] + f"/{name}"
 
 
 def main() -> None:
