@@ -8,8 +8,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from .contents import MEDIA
 from .fields import inputs_of
+from .parts import media, size_of
 
 PER_ENTRY = 8  # tokens around a message, a part, or a property of a tool
 PER_CALL = 128  # tokens of a template's own: a system prompt where there is none, a date
@@ -29,19 +29,19 @@ WRITTEN_PARTS = ("tool_calls", "function_call", "arguments")
 
 
 def of_chat(body: Body) -> int:
-    """Of a chat, a response or a message."""
+    """Of a chat, a response or a message, as it is spelled for llama-server."""
     own = PER_CALL + (PER_TOOLS if body.get("tools") else 0)
     said = sum(of_value(body[name]) for name in SAID if name in body)
+    for data in media(body):
+        said += PER_MEDIUM - size_of(data)
     return own + said + sum(of_json(body[name]) for name in WRITTEN if name in body)
 
 
 def of_value(value: Any) -> int:
     """Of messages, their parts and texts."""
     if isinstance(value, str):
-        return len(value) if value.isascii() else len(value.encode(errors="replace"))
+        return size_of(value)
     if isinstance(value, dict):
-        if value.get("type") in MEDIA:
-            return PER_MEDIUM
         parts = (of_json(each) if is_written(name, each) else of_value(each) for name, each in value.items())
         return PER_ENTRY + sum(PER_ENTRY + len(name) for name in value) + sum(parts)
     if isinstance(value, list):

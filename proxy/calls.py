@@ -12,9 +12,9 @@ from typing import Any
 import orjson
 
 from .canonical import canonical
-from .contents import text_size
 from .errors import InvalidJson, InvalidValue, RequestTooLarge, UnsupportedParameter
 from .fields import Fields, inputs_of
+from .parts import Omissions, text_size
 from .reservations import Ask
 from .schemas import Schema
 
@@ -22,15 +22,19 @@ REBUILT = frozenset({"model", "stream", "stream_options"})  # said anew in every
 MEDIUM = re.compile(  # OpenAI's or Anthropic's; a small one counts as text
     rb'"data(?::[\w/.+-]+;base64,|":\s*")[\w/+=-]{1024,}"'
 )
-HEADER_SAFE = re.compile(r"[\w.-]{1,64}", re.ASCII)
+HEADER_SAFE = re.compile(r"[\w.\[\]-]{1,64}", re.ASCII)
 DROPPED_SHOWN = 20
+NOT_STORED = "'{}' is not supported: nothing is stored here. Send all there is with each call; in SDKs, `store: false`."
+TOO_DEEP = "The body is nested too deeply."
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
     """One inference call. `model` is blank where the caller named none; `max_tokens` None where it set no limit.
 
-    `n` answers are asked for to each of `prompts` prompts. `dropped` are the names of fields that do not pass.
+    `n` answers are asked for to each of `prompts` prompts. `fields` are the caller's own, and `sent` is how they are
+    spelled for llama-server: what is sent is what is counted. `dropped` names the fields that do not pass, and the
+    kinds of parts, items and tools that were left out or became text.
     """
 
     schema: Schema
@@ -41,6 +45,7 @@ class Call:
     n: int
     prompts: int
     fields: Mapping[str, Any]
+    sent: Mapping[str, Any]
     dropped: tuple[str, ...]
 
     @classmethod
@@ -51,11 +56,14 @@ class Call:
         check_fields(sent, schema.fields)
         for name, harmless in schema.refused.items():
             if given.get(name, harmless) != harmless:
-                raise UnsupportedParameter(f"'{name}' is not supported: nothing is kept between calls.", param=name)
+                raise UnsupportedParameter(NOT_STORED.format(name), param=name)
         for check in schema.checks:
             check(sent)
         limits = [sent[name] for name in schema.limits if name in sent]
         passing = schema.fields.keys() - REBUILT - set(schema.limits)
+        fields = {name: value for name, value in sent.items() if name in passing}
+        omitted = Omissions()
+        spelled = schema.rewrite(fields, omitted)
         return cls(
             schema=schema,
             model=sent.get("model", ""),
@@ -64,13 +72,14 @@ class Call:
             max_tokens=limits[0] if limits else None,
             n=sent.get("n", 1),
             prompts=len(inputs_of(sent.get("prompt"))),
-            fields={name: value for name, value in sent.items() if name in passing},
-            dropped=tuple(name for name in given if name not in schema.fields),
+            fields=fields,
+            sent=spelled,
+            dropped=(*(name for name in given if name not in schema.fields), *omitted.paths),
         )
 
     @property
     def dropped_names(self) -> str:
-        """The dropped fields, as a header may tell them."""
+        """The dropped fields and kinds, as a header may tell them."""
         return ", ".join([name for name in self.dropped if HEADER_SAFE.fullmatch(name)][:DROPPED_SHOWN])
 
     @property
@@ -79,11 +88,17 @@ class Call:
 
     def check_text(self, limit: int) -> None:
         """Raise RequestTooLarge where what only looked like pictures is too much text."""
-        check_size(text_size(self.fields), limit)
+        check_size(text_size(self.sent), limit)
 
     def ask(self, max_output_tokens: int | None, context: int | None = None) -> Ask:
-        """The tokens that the call may use, its answers no longer than the caller, its tier and a context allow."""
-        prompt = self.schema.prompt_bound(self.fields)
+        """The tokens that the call may use, its answers no longer than the caller, its tier and a context allow.
+
+        Raises InvalidValue where the body is nested too deeply to be counted.
+        """
+        try:
+            prompt = self.schema.prompt_bound(self.sent)
+        except RecursionError as exc:
+            raise InvalidValue(TOO_DEEP) from exc
         if not self.schema.limit:
             return Ask(prompt)
         told = [limit for limit in (self.max_tokens, max_output_tokens) if limit is not None]
@@ -95,13 +110,13 @@ class Call:
 
         Raises InvalidValue where it is nested too deeply to be written.
         """
-        body = {**self.schema.rewrite(dict(self.fields)), **self.schema.fixed}
+        body = {**self.sent, **self.schema.fixed}
         if self.schema.names_model:
             body["model"] = model
         try:
             return orjson.dumps(canonical(body))
         except orjson.JSONEncodeError as exc:
-            raise InvalidValue("The body is nested too deeply.") from exc
+            raise InvalidValue(TOO_DEEP) from exc
 
 
 def limited(body: bytes, schema: Schema, length: int | None) -> bytes:
@@ -133,7 +148,10 @@ def parse_object(body: bytes) -> dict[str, Any]:
 
 
 def check_fields(sent: dict[str, Any], known: Fields) -> None:
-    for name in known.keys() & sent.keys():
-        check, expected = known[name]
-        if not check(sent[name]):
-            raise InvalidValue(f"'{name}' must be {expected}.", param=name)
+    """Raise InvalidValue for a field of another kind. Integers that are written as floats become integers."""
+    for name, value in sent.items():
+        kind = known[name]
+        if not kind.check(value):
+            raise InvalidValue(f"'{name}' must be {kind.expected}.", param=name)
+        if isinstance(value, float) and kind.shape.get("type") == "integer":
+            sent[name] = int(value)

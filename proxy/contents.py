@@ -1,199 +1,299 @@
-"""What a field's kind does not say: the roles, parts and tools inside of it. Pure.
+"""Conversations, checked and spelled for llama-server: a chat's messages, Anthropic's, the items of a response. Pure.
 
-llama-server answers some of these mistakes with a 500, takes others in silence, and fetches what a URL names.
-So parts of a kind that is not listed here are refused, and pictures come as data only.
+Each is rebuilt from the fields that it has a use for. `parts.py` knows what contents hold, `tools.py` what may be
+called. An error's `param` grows on its way out: "content[1]", "messages[0].content[1]".
 """
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import Any
 
+import orjson
+
+from accounts.errors import InvalidRequest
+
 from .errors import InvalidValue, MissingParameter, UnsupportedParameter
-from .fields import MAX_CHOICES, MAX_INPUTS, inputs_of, is_list_of_objects
+from .fields import INT32, MAX_CHOICES, MAX_INPUTS, inputs_of, is_integer, is_list_of_objects
+from .parts import (
+    ANTHROPIC_PARTS,
+    CHAT_PARTS,
+    INPUT_PARTS,
+    KIND_SHOWN,
+    LAST_ANTHROPIC_PARTS,
+    LAST_CHAT_PARTS,
+    LAST_INPUT_PARTS,
+    OUTPUT_PARTS,
+    SYSTEM_PARTS,
+    Kinds,
+    Omissions,
+    Part,
+    named,
+    note,
+    noted,
+    spell_content,
+    words,
+)
+from .tools import anthropic_tool, chat_tool, response_tool, spell_tools
 
 Body = dict[str, Any]
-Part = dict[str, Any]
-PartCheck = Callable[[Part, str], None]
+Spell = Callable[[Part, Kinds, Omissions], Part | None]
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+ITEM_ROLES = ROLES[:4]
 ANTHROPIC_ROLES = ("user", "assistant", "system")
-DATA_URL = "data:"
+INSTRUCTING = ("system", "developer")  # roles of messages that need no answer
+OMITTED_SHOWN = 300  # characters
 
 
-# -- parts ---------------------------------------------------------------------------------------------------------
+def spell_each(name: str, items: list[Part], spell: Spell, users: Kinds, last: Kinds, omitted: Omissions) -> list[Part]:
+    """Spell messages or items; `spell` gives None for one that is left out.
+
+    A user's parts are those of `users`, in the message to be answered those of `last`. Raises InvalidValue where there
+    are no items, or nothing is left of those that could be answered.
+    """
+    if not items:
+        raise InvalidValue(f"'{name}' must hold at least one.", param=name)
+    before_last = len(items) - 1
+    spelled: list[Part] = []
+    for place, item in enumerate(items):
+        try:
+            made = spell(item, users if place < before_last else last, omitted)
+        except InvalidRequest as exc:
+            exc.param = f"{name}[{place}].{exc.param}" if exc.param else f"{name}[{place}]"
+            raise
+        if made is not None:
+            spelled.append(made)
+    if omitted.paths:
+        answerable = sum(each.get("role") not in INSTRUCTING for each in spelled)
+        if not spelled or (omitted.emptied and omitted.emptied == answerable):
+            kinds = ", ".join(omitted.paths)[:OMITTED_SHOWN]
+            raise InvalidValue(f"Nothing in '{name}' can be answered here: {kinds}.", param=name)
+    return spelled
 
 
-def needs_text(name: str) -> PartCheck:
-    """A part that holds a text under this name."""
-
-    def check(part: Part, param: str) -> None:
-        if not isinstance(part.get(name), str):
-            raise InvalidValue(f"A part of type '{part['type']}' needs a '{name}'.", param=param)
-
-    return check
+def role_of(message: Part, roles: tuple[str, ...]) -> Any:
+    role = message.get("role")
+    if role not in roles:
+        raise InvalidValue(f"Every message needs a 'role', one of {', '.join(roles)}.", param="role")
+    return role
 
 
-def check_picture(part: Part, param: str) -> None:
-    """`image_url` is a URL, or an object that holds one as `url`."""
-    image = part.get("image_url")
-    url = image.get("url") if isinstance(image, dict) else image
-    if not isinstance(url, str) or not url.startswith(DATA_URL):
-        raise InvalidValue("Images are taken as data: URLs only; the gateway fetches nothing.", param=param)
+def message_content(message: Part, text: str, kinds: Kinds, path: str, omitted: Omissions) -> str | list[Part]:
+    """The content of a message. A user's or a tool's that has lost all its parts says so."""
+    content, role = message.get("content"), message["role"]
+    if content is None:
+        raise InvalidValue("Every message needs a 'content'.", param="content")
+    spelled = spell_content(message, "content", text, kinds, path, omitted)
+    if spelled or not content:
+        return spelled
+    if role in INSTRUCTING:
+        return ""
+    omitted.emptied += 1
+    return "" if role == "assistant" else noted(content)
 
 
-def check_sound(part: Part, param: str) -> None:
-    sound = part.get("input_audio")
-    if not isinstance(sound, dict) or not isinstance(sound.get("data"), str):
-        raise InvalidValue("A part of type 'input_audio' needs its 'data', in base64.", param=param)
+# -- a chat --------------------------------------------------------------------------------------------------------
 
 
-def check_source(part: Part, param: str) -> None:
-    source = part.get("source")
-    if not isinstance(source, dict) or source.get("type") != "base64" or not isinstance(source.get("data"), str):
-        raise InvalidValue("Images are taken as base64 only; the gateway fetches nothing.", param=param)
+def spell_chat(body: Body, omitted: Omissions) -> Body:
+    given = body["messages"]
+    messages = spell_each("messages", given, chat_message, CHAT_PARTS, LAST_CHAT_PARTS, omitted)
+    return spell_tools({**body, "messages": messages}, chat_tool, omitted)
 
 
-def check_tool_use(part: Part, param: str) -> None:
-    if not isinstance(part.get("name"), str) or not isinstance(part.get("input"), dict):
-        raise InvalidValue("A part of type 'tool_use' needs a 'name' and an 'input' object.", param=param)
+def chat_message(message: Part, users: Kinds, omitted: Omissions) -> Part:
+    role, content = role_of(message, ROLES), message.get("content")
+    if len(message) == 2 and isinstance(content, str):  # most are no more than this
+        return {"role": role, "content": content}
+    spelled: Part = {"role": role}
+    if content is not None:
+        kinds = users if role == "user" else CHAT_PARTS
+        spelled["content"] = message_content(message, "text", kinds, "messages[].", omitted)
+    elif "content" in message:
+        spelled["content"] = None
+    for name in ("name", "tool_call_id", "reasoning_content"):
+        if (value := message.get(name)) is not None:
+            if not isinstance(value, str):
+                raise InvalidValue(f"'{name}' must be a string.", param=name)
+            spelled[name] = value
+    if (calls := message.get("tool_calls")) is not None:
+        spelled["tool_calls"] = tool_calls(calls)
+    return spelled
 
 
-def check_tool_result(part: Part, param: str) -> None:
-    check_parts(part.get("content"), f"{param}.content", {"text": needs_text("text"), "image": check_source})
+def tool_calls(calls: Any) -> list[Part]:
+    """The calls of an assistant. The call of a tool that takes free text is one of a function with an `input`."""
+    if not is_list_of_objects(calls):
+        raise InvalidValue("'tool_calls' must be an array of objects.", param="tool_calls")
+    spelled = []
+    for call in calls:
+        function, custom = call.get("function"), call.get("custom")
+        if isinstance(custom, dict) and not isinstance(function, dict):
+            function = {"name": custom.get("name"), "arguments": arguments({"input": custom.get("input")})}
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise InvalidValue("Every tool call needs a 'function' with a 'name'.", param="tool_calls")
+        spelled.append({**named(call, "id"), "type": "function", "function": function})
+    return spelled
 
 
-def accept(part: Part, param: str) -> None:
-    """Nothing in it to be checked."""
+def arguments(given: Part) -> str:
+    try:
+        return orjson.dumps(given).decode()
+    except orjson.JSONEncodeError as exc:
+        raise InvalidValue("The arguments of a call are nested too deeply.") from exc
 
 
-MEDIA = ("image_url", "input_image", "image", "input_audio")
-CHAT_PARTS = {"text": needs_text("text"), "image_url": check_picture, "input_audio": check_sound}
-RESPONSES_PARTS = {
-    "input_text": needs_text("text"),
-    "output_text": needs_text("text"),
-    "input_image": check_picture,
-}
-ANTHROPIC_PARTS = {
-    "text": needs_text("text"),
-    "image": check_source,
-    "tool_use": check_tool_use,
-    "tool_result": check_tool_result,
-    "thinking": needs_text("thinking"),
-    "redacted_thinking": accept,
-}
+# -- messages of Anthropic's ---------------------------------------------------------------------------------------
 
 
-def check_parts(content: Any, param: str, kinds: Mapping[str, PartCheck]) -> None:
-    if content is None or isinstance(content, str):
-        return
-    if not is_list_of_objects(content):
-        raise InvalidValue("'content' must be a string or an array of parts.", param=param)
-    for part in content:
-        kind = part.get("type")
-        if not isinstance(kind, str):
-            raise InvalidValue("Every part of 'content' needs a 'type'.", param=param)
-        if kind not in kinds:
-            raise InvalidValue(f"Parts of type '{kind[:40]}' are not taken, only {', '.join(kinds)}.", param=param)
-        kinds[kind](part, param)
+def spell_message(body: Body, omitted: Omissions) -> Body:
+    """`tool_choice: none` is unknown to llama-server, which would offer the tools all the same."""
+    given = body["messages"]
+    messages = spell_each("messages", given, anthropic_message, ANTHROPIC_PARTS, LAST_ANTHROPIC_PARTS, omitted)
+    body = {**body, "messages": messages}
+    if "system" in body:
+        body["system"] = spell_content(body, "system", "text", SYSTEM_PARTS, "", omitted)
+    if body.get("tool_choice", {}).get("type") == "none":
+        return {name: value for name, value in body.items() if name not in ("tools", "tool_choice")}
+    return spell_tools(body, anthropic_tool, omitted)
 
 
-def check_role(message: Part, param: str, roles: tuple[str, ...]) -> None:
-    if message.get("role") not in roles:
-        raise InvalidValue(f"Every message needs a 'role', one of {', '.join(roles)}.", param=f"{param}.role")
+def anthropic_message(message: Part, users: Kinds, omitted: Omissions) -> Part | None:
+    """A message; None for instructions of which nothing is left."""
+    role = role_of(message, ANTHROPIC_ROLES)
+    kinds = users if role == "user" else ANTHROPIC_PARTS
+    content = message_content(message, "text", kinds, "messages[].", omitted)
+    return {"role": role, "content": content} if content or role not in INSTRUCTING else None
 
 
-def text_size(value: Any) -> int:
-    """Bytes of text anywhere in a value, pictures and sounds aside."""
-    if isinstance(value, str):
-        return len(value.encode(errors="replace"))
-    if isinstance(value, dict):
-        return 0 if value.get("type") in MEDIA else sum(map(text_size, value.values()))
-    return sum(map(text_size, value)) if isinstance(value, list) else 0
+# -- a response ----------------------------------------------------------------------------------------------------
 
 
-# -- whole fields --------------------------------------------------------------------------------------------------
+def spell_response(body: Body, omitted: Omissions) -> Body:
+    """OpenAI's spelling, where llama-server reads only the chat's, or only one of several."""
+    sent = {name: value for name, value in body.items() if name not in ("text", "reasoning")}
+    if isinstance(sent["input"], list):
+        sent["input"] = spell_items(sent["input"], omitted)
+    form = body.get("text", {}).get("format") or {}
+    if not isinstance(form, dict) or not isinstance(form.get("schema", {}), dict):
+        raise InvalidValue("'text.format' must be an object with a 'type'.", param="text.format")
+    if form.get("type") == "json_schema":
+        schema = {name: form[name] for name in ("name", "schema", "strict") if name in form}
+        sent["response_format"] = {"type": "json_schema", "json_schema": schema}
+    elif form.get("type") == "json_object":
+        sent["response_format"] = {"type": "json_object"}
+    effort = body.get("reasoning", {}).get("effort")
+    if effort is not None and not isinstance(effort, str):
+        raise InvalidValue("'reasoning.effort' must be a string.", param="reasoning.effort")
+    if effort:
+        sent["reasoning_effort"] = effort
+    sent = spell_tools(sent, response_tool, omitted)
+    choice = sent.get("tool_choice")
+    if isinstance(choice, dict) and choice.get("name"):
+        sent["tool_choice"] = {"type": "function", "function": {"name": choice["name"]}}
+    return sent
 
 
-def check_messages(body: Body) -> None:
-    for param, message in numbered("messages", body["messages"]):
-        check_role(message, param, ROLES)
-        check_parts(message.get("content"), f"{param}.content", CHAT_PARTS)
-        calls = message.get("tool_calls")
-        if calls is not None and not (is_list_of_objects(calls) and all(has_function(call) for call in calls)):
-            raise InvalidValue("Every tool call needs a 'function' with a 'name'.", param=f"{param}.tool_calls")
+def spell_items(items: list[Part], omitted: Omissions) -> list[Part]:
+    """Spell the items of an input, each of no more than its kind has: llama-server goes by what it finds in one.
+
+    The call of a tool that is no function becomes the call of a function with its name where its output is there, too,
+    and is left out where not: many templates want both or neither.
+    """
+    called = {each for item in items if kind_of(item).endswith("_call") for each in ids_of(item)}
+    answered = {each for item in items if kind_of(item).endswith("_output") for each in ids_of(item)[:1]}
+
+    def spell(item: Part, users: Kinds, omitted: Omissions) -> Part | None:
+        made: Part | None = None
+        match kind := kind_of(item):
+            case "message":
+                return message_item(item, users, omitted)
+            case "function_call":
+                return function_call(item)
+            case "function_call_output":
+                return function_output(item, omitted)
+            case "reasoning":
+                made = reasoning(item)
+            case "item_reference":
+                raise UnsupportedParameter(
+                    "Items of type 'item_reference' are not supported: nothing is stored here. "
+                    "Send the items themselves; SDKs do so with `store: false`."
+                )
+            case _ if kind.endswith("_call"):
+                made = next((foreign_call(item, each) for each in ids_of(item) if each in answered), None)
+            case _ if kind.endswith("_output"):
+                made = next((foreign_output(item, each, omitted) for each in ids_of(item)[:1] if each in called), None)
+        if made is None or made["type"] != kind:
+            omitted.add("input[]", kind)
+        return made
+
+    return spell_each("input", items, spell, INPUT_PARTS, LAST_INPUT_PARTS, omitted)
 
 
-def check_anthropic_messages(body: Body) -> None:
-    for param, message in numbered("messages", body["messages"]):
-        check_role(message, param, ANTHROPIC_ROLES)
-        if message.get("content") is None:
-            raise InvalidValue("Every message needs a 'content'.", param=f"{param}.content")
-        check_parts(message["content"], f"{param}.content", ANTHROPIC_PARTS)
-    check_parts(body.get("system"), "system", {"text": needs_text("text")})
+def kind_of(item: Part) -> str:
+    kind = item.get("type") or "message"
+    if not isinstance(kind, str):
+        raise UnsupportedParameter(f"Items of type '{str(kind)[:KIND_SHOWN]}' are not supported.", param="input")
+    return kind
 
 
-def check_items(body: Body) -> None:
-    """The input of a response: a text, or items."""
-    if isinstance(body["input"], str):
-        return
-    for param, item in numbered("input", body["input"]):
-        kind = item.get("type") or "message"
-        check = ITEMS.get(kind, refuse_item) if isinstance(kind, str) else refuse_item
-        check(item, param)
+def ids_of(item: Part) -> list[str]:
+    """The ids of an item, that of its call first."""
+    return [item[name] for name in ("call_id", "id") if isinstance(item.get(name), str)]
 
 
-def check_message_item(item: Part, param: str) -> None:
-    check_role(item, param, ROLES[:4])
-    if item.get("content") is None:
-        raise InvalidValue("Every message needs a 'content'.", param=f"{param}.content")
-    check_parts(item["content"], f"{param}.content", RESPONSES_PARTS)
+def message_item(item: Part, users: Kinds, omitted: Omissions) -> Part:
+    """A message. llama-server wants an assistant's with its type said, and the text as a part of output."""
+    role = role_of(item, ITEM_ROLES)
+    if role != "assistant":
+        kinds = users if role == "user" else INPUT_PARTS
+        content = message_content(item, "input_text", kinds, "input[].", omitted)
+        return {"type": "message", "role": role, "content": content}
+    content = message_content(item, "output_text", OUTPUT_PARTS, "input[].", omitted)
+    parts = [{"type": "output_text", "text": content}] if isinstance(content, str) else content
+    return {"type": "message", "role": role, "content": parts}
 
 
-def check_function_call(item: Part, param: str) -> None:
+def function_call(item: Part) -> Part:
     if not all(isinstance(item.get(name), str) for name in ("call_id", "name", "arguments")):
-        raise InvalidValue("A function call needs a 'call_id', a 'name' and 'arguments', as strings.", param=param)
+        raise InvalidValue("A function call needs a 'call_id', a 'name' and 'arguments', as strings.")
+    return {name: item[name] for name in ("type", "call_id", "name", "arguments")}
 
 
-def check_function_output(item: Part, param: str) -> None:
+def function_output(item: Part, omitted: Omissions) -> Part:
     if not isinstance(item.get("call_id"), str) or item.get("output") is None:
-        raise InvalidValue("The output of a function call needs its 'call_id' and an 'output'.", param=param)
-    check_parts(item["output"], f"{param}.output", {"input_text": needs_text("text")})
+        raise InvalidValue("The output of a function call needs its 'call_id' and an 'output'.")
+    output = spell_content(item, "output", "input_text", INPUT_PARTS, "input[].", omitted) or noted(item["output"])
+    return {"type": "function_call_output", "call_id": item["call_id"], "output": output}
 
 
-def refuse_item(item: Part, param: str) -> None:
-    kind = str(item.get("type"))[:40]
-    raise UnsupportedParameter(f"Items of type '{kind}' are not supported, only {', '.join(ITEMS)}.", param=param)
+def foreign_call(item: Part, call_id: str) -> Part:
+    """The call of a tool that is no function, as one: of a shell, of a tool that takes free text."""
+    name, given = item.get("name"), item.get("arguments")
+    if not isinstance(given, str):
+        aside = ("type", "id", "call_id", "name", "status")
+        given = arguments({field: value for field, value in item.items() if field not in aside})
+    name = name if isinstance(name, str) else item["type"].removesuffix("_call")
+    return {"type": "function_call", "call_id": call_id, "name": name, "arguments": given}
 
 
-ITEMS: Mapping[str, PartCheck] = MappingProxyType(
-    {
-        "message": check_message_item,
-        "function_call": check_function_call,
-        "function_call_output": check_function_output,
-        "reasoning": accept,
-    }
-)
+def foreign_output(item: Part, call_id: str, omitted: Omissions) -> Part:
+    """Its output, as that of a function."""
+    output = item.get("output")
+    is_content = is_list_of_objects(output) and all(isinstance(part.get("type"), str) for part in output or ())
+    if not is_content and not isinstance(output, str):
+        output = "\n".join(words(item)) or note(item["type"])
+    return function_output({"call_id": call_id, "output": output}, omitted)
 
 
-def has_function(tool: Part) -> bool:
-    function = tool.get("function")
-    return isinstance(function, dict) and isinstance(function.get("name"), str)
+def reasoning(item: Part) -> Part | None:
+    """Thoughts of an earlier turn, where they can be read: a llama-server refuses those without content."""
+    content = item.get("content")
+    thoughts = [part.get("text") for part in content or ()] if is_list_of_objects(content) else []
+    text = "".join(thought for thought in thoughts if isinstance(thought, str))
+    return {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": text}]} if text else None
 
 
-def check_tools(body: Body) -> None:
-    for param, tool in numbered("tools", body.get("tools") or (), may_be_empty=True):
-        if not has_function(tool):
-            raise InvalidValue("Every tool needs a 'function' with a 'name'.", param=f"{param}.function")
-
-
-def check_named_tools(body: Body) -> None:
-    """The tools of a response or an Anthropic message: functions of the caller's, named at their top."""
-    for param, tool in numbered("tools", body.get("tools") or (), may_be_empty=True):
-        if tool.get("type", "function") not in ("function", "custom"):
-            kind = str(tool["type"])[:40]
-            raise UnsupportedParameter(f"Tools of type '{kind}' are not supported, only functions.", param=param)
-        if not isinstance(tool.get("name"), str):
-            raise InvalidValue("Every tool needs a 'name'.", param=f"{param}.name")
+# -- other fields --------------------------------------------------------------------------------------------------
 
 
 def check_choices(body: Body) -> None:
@@ -203,13 +303,10 @@ def check_choices(body: Body) -> None:
         raise InvalidValue(f"This asks for {count} answers, and {MAX_CHOICES} are the most for one call.", param="n")
 
 
-def check_response_options(body: Body) -> None:
-    form = body.get("text", {}).get("format")
-    if form is not None and not (isinstance(form, dict) and isinstance(form.get("schema", {}), dict)):
-        raise InvalidValue("'text.format' must be an object with a 'type'.", param="text.format")
-    effort = body.get("reasoning", {}).get("effort")
-    if effort is not None and not isinstance(effort, str):
-        raise InvalidValue("'reasoning.effort' must be a string.", param="reasoning.effort")
+def check_thinking(body: Body) -> None:
+    name, budget = "thinking.budget_tokens", body.get("thinking", {}).get("budget_tokens")
+    if budget is not None and not (is_integer(budget) and 0 <= budget <= INT32):
+        raise InvalidValue(f"'{name}' must be an integer from 0 to {INT32}.", param=name)
 
 
 def limit_inputs(name: str) -> Callable[[Body], None]:
@@ -218,13 +315,6 @@ def limit_inputs(name: str) -> Callable[[Body], None]:
             raise InvalidValue(f"'{name}' holds more than {MAX_INPUTS} texts.", param=name)
 
     return check
-
-
-def numbered(name: str, items: Any, *, may_be_empty: bool = False) -> list[tuple[str, Part]]:
-    """Each object of a list, with the `param` that an error names it by."""
-    if not items and not may_be_empty:
-        raise InvalidValue(f"'{name}' must hold at least one.", param=name)
-    return [(f"{name}[{place}]", item) for place, item in enumerate(items)]
 
 
 def require(name: str) -> Callable[[Body], None]:

@@ -9,32 +9,14 @@ from drf_spectacular.openapi import AutoSchema
 
 from accounts.errors import GatewayError, PasswordNeeded, TooManyKeys, UnknownKey
 
-from . import errors, fields  # noqa: F401  # errors: its classes are looked for below
+from . import errors  # noqa: F401  # its classes are looked for below
 from .endpoints import Endpoint
 from .examples import EXAMPLES, Example
-from .fields import Kind
 from .schemas import Schema
 
 Json = dict[str, Any]
 
 API = ("/v1/", "/auth/")
-
-KINDS: list[tuple[Kind, Json]] = [
-    (fields.NUMBER, {"type": "number"}),
-    (fields.COUNT, {"type": "integer", "minimum": 1}),
-    (fields.INTEGER, {"type": "integer"}),
-    (fields.TEXT, {"type": "string"}),
-    (fields.FLAG, {"type": "boolean"}),
-    (fields.OBJECT, {"type": "object", "additionalProperties": True}),
-    (fields.OBJECTS, {"type": "array", "items": {"type": "object", "additionalProperties": True}}),
-    (fields.STOP, {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
-    (fields.STOPS, {"type": "array", "items": {"type": "string"}}),
-    (fields.TEXT_OR_OBJECTS, {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}),
-    (fields.INPUT, {"oneOf": [{"type": "string"}, {"type": "array", "items": {}, "minItems": 1}]}),
-    (fields.DOCUMENTS, {"type": "array", "items": {}, "minItems": 1}),
-    (fields.TOKENS, {"type": "array", "items": {"type": "integer"}}),
-    (fields.TOOL_CHOICE, {"oneOf": [{"type": "string", "enum": ["none", "auto", "required"]}, {"type": "object"}]}),
-]
 
 HEADERS = {
     "x-request-id": "Names this answer in the gateway's log.",
@@ -45,7 +27,7 @@ HEADERS = {
     "RateLimit-Policy": "Every quota (IETF draft).",
     "x-cache": "hit, miss, joined or bypass: whether the answer was computed for this call.",
     "x-max-tokens": "The longest answer, where that is not what was asked.",
-    "x-dropped-params": "Fields that had no meaning here.",
+    "x-dropped-params": "Fields, and kinds of parts, items and tools, that were left out or became text.",
 }
 CALLERS_ERRORS = (400, 401, 403, 404, 408, 413, 429, 500, 502, 503, 504)  # of /v1
 AUTH_ERRORS = (400, 401, 403, 404, 429, 503)
@@ -119,7 +101,7 @@ def told_of(endpoint: Endpoint) -> Json:
 
 
 def body_of(schema: Schema, example: Example) -> Json:
-    properties = {name: json_schema(kind) for name, kind in sorted(schema.fields.items())}
+    properties = {name: kind.shape for name, kind in sorted(schema.fields.items())}
     shape: Json = {"type": "object", "properties": properties, "additionalProperties": False}
     if example.required:
         shape["required"] = list(example.required)
@@ -154,15 +136,6 @@ def models(path: str) -> Json:
 
 def headers() -> Json:
     return {name: {"$ref": f"#/components/headers/{name}"} for name in HEADERS}
-
-
-def json_schema(kind: Kind) -> Json:
-    """What a kind of field is in JSON Schema."""
-    for known, shape in KINDS:
-        if kind is known:
-            return shape
-    words = kind[1].removeprefix("one of ").split(", ")
-    return {"type": "string", "enum": words}
 
 
 def error_answers(statuses: Iterable[int], is_told: Callable[[type[GatewayError]], bool]) -> Json:

@@ -11,12 +11,16 @@ from typing import Any
 from . import bounds, contents
 from .contents import Body, require
 from .fields import (
+    BIASES,
     COUNT,
     DOCUMENTS,
     FLAG,
     INPUT,
-    INTEGER,
-    NUMBER,
+    INT32,
+    INT64,
+    MAX_CHOICES,
+    MAX_LOGPROBS,
+    MAX_LOOKBACK,
     OBJECT,
     OBJECTS,
     STOP,
@@ -25,11 +29,15 @@ from .fields import (
     TEXT_OR_OBJECTS,
     TOKENS,
     TOOL_CHOICE,
+    UINT64,
     Fields,
+    integer,
+    number,
     one_of,
 )
+from .parts import Omissions
 
-Rewrite = Callable[[Body], Body]
+Rewrite = Callable[[Body, Omissions], Body]
 
 STREAMED = MappingProxyType(
     {
@@ -41,7 +49,7 @@ STREAMED = MappingProxyType(
 )
 
 
-def as_it_is(body: Body) -> Body:
+def as_it_is(body: Body, omitted: Omissions) -> Body:  # noqa: ARG001  # a Rewrite
     return body
 
 
@@ -49,9 +57,11 @@ def as_it_is(body: Body) -> Body:
 class Schema:
     """One kind of body.
 
-    `checks` run in order once every field is of its kind. `refused` are fields that ask for what cannot be done
-    without, each with what a caller may still say. `limits` are the names of the longest answer, the first given
-    wins, and goes out as `limit`. `fixed` goes into every body that is sent. A body that runs no model has no prompt.
+    `checks` run in order once every field is of its kind, then `rewrite` spells the body for llama-server and raises
+    InvalidRequest for what cannot be spelled. `refused` are fields that ask for what cannot be done without, each with
+    what a caller may still say. `limits` are the names of the longest answer, the first given wins, and goes out as
+    `limit`. `fixed` goes into every body that is sent. A body that runs no model has no prompt, and `prompt_bound`
+    counts what was spelled.
     """
 
     fields: Fields
@@ -66,49 +76,46 @@ class Schema:
     prompt_bound: Callable[[bounds.Body], int] = bounds.nothing  # tokens of the prompt, at most
 
 
-def only(names: tuple[str, ...], messages: list[Body]) -> list[Body]:
-    """Messages of these fields."""
-    return [{name: message[name] for name in names if name in message} for message in messages]
-
-
 # -- chat/completions and completions ------------------------------------------------------------------------------
 
+SHARE = number(0, 1)
+WEIGHT = number(0, 100)
+PENALTY = number(-100, 100)
+LOOKBACK = integer(-1, MAX_LOOKBACK)  # -1: the whole context
+TOP_K = integer(-1, INT32)  # 0 and, for some clients, -1: all
+LOGPROBS = integer(0, MAX_LOGPROBS)
+
+# The ranges are those that a sampler can make sense of, and no narrower: llama-server's clients know temperatures of 5.
 SAMPLING: Fields = {
-    "temperature": NUMBER,
-    "top_p": NUMBER,
-    "top_k": INTEGER,
-    "min_p": NUMBER,
-    "typical_p": NUMBER,
-    "top_n_sigma": NUMBER,
-    "seed": INTEGER,
+    "temperature": WEIGHT,
+    "top_p": SHARE,
+    "top_k": TOP_K,
+    "min_p": SHARE,
+    "typical_p": SHARE,
+    "top_n_sigma": number(-1, 100),
+    "seed": integer(-INT64 - 1, UINT64),
     "stop": STOP,
-    "presence_penalty": NUMBER,
-    "frequency_penalty": NUMBER,
-    "repeat_penalty": NUMBER,
-    "repeat_last_n": INTEGER,
-    "dry_multiplier": NUMBER,
-    "dry_base": NUMBER,
-    "dry_allowed_length": INTEGER,
-    "dry_penalty_last_n": INTEGER,
-    "xtc_probability": NUMBER,
-    "xtc_threshold": NUMBER,
-    "mirostat": INTEGER,
-    "mirostat_tau": NUMBER,
-    "mirostat_eta": NUMBER,
-    "logit_bias": OBJECT,
+    "presence_penalty": PENALTY,
+    "frequency_penalty": PENALTY,
+    "repeat_penalty": WEIGHT,
+    "repeat_last_n": LOOKBACK,
+    "dry_multiplier": WEIGHT,
+    "dry_base": WEIGHT,
+    "dry_allowed_length": integer(0, MAX_LOOKBACK),
+    "dry_penalty_last_n": LOOKBACK,
+    "xtc_probability": SHARE,
+    "xtc_threshold": SHARE,
+    "mirostat": integer(0, 2),
+    "mirostat_tau": WEIGHT,
+    "mirostat_eta": WEIGHT,
+    "logit_bias": BIASES,
     "grammar": TEXT,
     "json_schema": OBJECT,
 }
+CHOICES = integer(1, MAX_CHOICES)
 STREAMING: Fields = {"model": TEXT, "stream": FLAG, "stream_options": OBJECT}
 LIMITS = ("max_completion_tokens", "max_tokens", "n_predict")
 LENGTHS: Fields = dict.fromkeys(LIMITS, COUNT)
-
-MESSAGE_NAMES = ("role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content")
-
-
-def spell_chat(body: Body) -> Body:
-    return {**body, "messages": only(MESSAGE_NAMES, body["messages"])}
-
 
 CHAT = Schema(
     fields={
@@ -116,9 +123,9 @@ CHAT = Schema(
         **LENGTHS,
         **SAMPLING,
         "messages": OBJECTS,
-        "n": COUNT,
+        "n": CHOICES,
         "logprobs": FLAG,
-        "top_logprobs": INTEGER,
+        "top_logprobs": LOGPROBS,
         "tools": OBJECTS,
         "tool_choice": TOOL_CHOICE,
         "parallel_tool_calls": FLAG,
@@ -127,8 +134,8 @@ CHAT = Schema(
         "reasoning_effort": TEXT,
         "reasoning_format": one_of("none", "auto", "deepseek", "deepseek-legacy"),
     },
-    checks=(require("messages"), contents.check_messages, contents.check_tools, contents.check_choices),
-    rewrite=spell_chat,
+    checks=(require("messages"), contents.check_choices),
+    rewrite=contents.spell_chat,
     takes_pictures=True,
     prompt_bound=bounds.of_chat,
     limits=LIMITS,
@@ -136,7 +143,7 @@ CHAT = Schema(
 )
 
 COMPLETION = Schema(
-    fields={**STREAMING, **LENGTHS, **SAMPLING, "prompt": INPUT, "n": COUNT, "logprobs": INTEGER},
+    fields={**STREAMING, **LENGTHS, **SAMPLING, "prompt": INPUT, "n": CHOICES, "logprobs": LOGPROBS},
     checks=(require("prompt"), contents.check_choices),
     prompt_bound=bounds.of_prompt,
     limits=LIMITS,
@@ -145,47 +152,6 @@ COMPLETION = Schema(
 
 # -- responses -----------------------------------------------------------------------------------------------------
 
-
-def spell_response(body: Body) -> Body:
-    """OpenAI's spelling, where llama-server reads only the chat's, or only one of several."""
-    sent = {name: value for name, value in body.items() if name not in ("text", "reasoning")}
-    if isinstance(sent["input"], list):
-        sent["input"] = [spell_item(item) for item in sent["input"] if item.get("type") != "reasoning"]
-    form = (body.get("text") or {}).get("format") or {}
-    if form.get("type") == "json_schema":
-        schema = {name: form[name] for name in ("name", "schema", "strict") if name in form}
-        sent["response_format"] = {"type": "json_schema", "json_schema": schema}
-    elif form.get("type") == "json_object":
-        sent["response_format"] = {"type": "json_object"}
-    if effort := (body.get("reasoning") or {}).get("effort"):
-        sent["reasoning_effort"] = effort
-    choice = sent.get("tool_choice")
-    if isinstance(choice, dict) and choice.get("name"):
-        sent["tool_choice"] = {"type": "function", "function": {"name": choice["name"]}}
-    return sent
-
-
-ITEM_FIELDS = {
-    "message": ("role", "content"),
-    "function_call": ("call_id", "name", "arguments"),
-    "function_call_output": ("call_id", "output"),
-}
-
-
-def spell_item(item: Body) -> Body:
-    """An item of no more than its kind has: llama-server goes by what it finds in one, and not by its type.
-
-    It wants an assistant's message with its type said, and the text as a part of output.
-    """
-    kind = item.get("type") or "message"
-    item = {name: item[name] for name in ITEM_FIELDS[kind] if name in item}
-    if item.get("role") != "assistant":
-        return {**item, "type": kind}
-    content = item["content"]
-    parts = [{"text": content}] if isinstance(content, str) else content
-    return {**item, "type": "message", "content": [{**part, "type": "output_text"} for part in parts]}
-
-
 RESPONSE = Schema(
     fields={
         "model": TEXT,
@@ -193,16 +159,16 @@ RESPONSE = Schema(
         "input": TEXT_OR_OBJECTS,
         "instructions": TEXT,
         "max_output_tokens": COUNT,
-        "temperature": NUMBER,
-        "top_p": NUMBER,
+        "temperature": WEIGHT,
+        "top_p": SHARE,
         "tools": OBJECTS,
         "tool_choice": TOOL_CHOICE,
         "parallel_tool_calls": FLAG,
         "text": OBJECT,
         "reasoning": OBJECT,
     },
-    checks=(require("input"), contents.check_items, contents.check_named_tools, contents.check_response_options),
-    rewrite=spell_response,
+    checks=(require("input"),),
+    rewrite=contents.spell_response,
     takes_pictures=True,
     prompt_bound=bounds.of_chat,
     refused={"previous_response_id": None, "conversation": None, "prompt": None, "background": False},
@@ -212,15 +178,6 @@ RESPONSE = Schema(
 
 # -- messages ------------------------------------------------------------------------------------------------------
 
-
-def spell_message(body: Body) -> Body:
-    """`tool_choice: none` is unknown to llama-server, which would offer the tools all the same."""
-    body = {**body, "messages": only(("role", "content"), body["messages"])}
-    if body.get("tool_choice", {}).get("type") == "none":
-        return {name: value for name, value in body.items() if name not in ("tools", "tool_choice")}
-    return body
-
-
 MESSAGE_FIELDS: Fields = {
     "model": TEXT,
     "messages": OBJECTS,
@@ -229,20 +186,20 @@ MESSAGE_FIELDS: Fields = {
     "tool_choice": OBJECT,
     "thinking": OBJECT,
 }
-MESSAGE_CHECKS = (require("messages"), contents.check_anthropic_messages, contents.check_named_tools)
+MESSAGE_CHECKS = (require("messages"), contents.check_thinking)
 
 MESSAGE = Schema(
     fields={
         **MESSAGE_FIELDS,
         "stream": FLAG,
         "max_tokens": COUNT,
-        "temperature": NUMBER,
-        "top_p": NUMBER,
-        "top_k": INTEGER,
+        "temperature": WEIGHT,
+        "top_p": SHARE,
+        "top_k": TOP_K,
         "stop_sequences": STOPS,
     },
     checks=MESSAGE_CHECKS,
-    rewrite=spell_message,
+    rewrite=contents.spell_message,
     takes_pictures=True,
     prompt_bound=bounds.of_chat,
     limits=("max_tokens",),
@@ -252,7 +209,7 @@ MESSAGE = Schema(
 # -- answered whole ------------------------------------------------------------------------------------------------
 
 MESSAGE_COUNT = Schema(
-    fields=MESSAGE_FIELDS, checks=MESSAGE_CHECKS, rewrite=spell_message, takes_pictures=True, fixed={}
+    fields=MESSAGE_FIELDS, checks=MESSAGE_CHECKS, rewrite=contents.spell_message, takes_pictures=True, fixed={}
 )
 
 EMBEDDING = Schema(
@@ -263,7 +220,7 @@ EMBEDDING = Schema(
 )
 
 
-def spell_documents(body: Body) -> Body:
+def spell_documents(body: Body, omitted: Omissions) -> Body:  # noqa: ARG001  # a Rewrite
     texts = [each["text"] if isinstance(each, dict) else each for each in body["documents"]]
     return {**body, "documents": texts}
 

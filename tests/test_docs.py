@@ -107,9 +107,10 @@ def test_imports_go_down_only(path):
 
 
 PURE = [
-    "windows", "calls", "events", "folding", "errors", "endings", "schemas", "fields", "contents", "endpoints",
-    "listings", "envelopes", "refusals", "usage", "reservations", "rates", "bounds", "canonical", "identities",
-    "replays", "cache/__init__", "cache/policy", "cache/flights", "cache/memory", "cache/wire",
+    "windows", "calls", "events", "folding", "errors", "endings", "schemas", "fields", "contents", "parts", "tools",
+    "endpoints", "listings", "envelopes", "refusals", "usage", "reservations", "rates", "bounds", "canonical",
+    "identities", "replays",
+    "cache/__init__", "cache/policy", "cache/flights", "cache/memory", "cache/wire",
     "stores/__init__", "stores/shares", "stores/wire",
     "examples", "circuit", "members", "service", "destinations", "slots/__init__", "slots/memory",
     *(f"readers/{each}" for each in ("__init__", "choices", "messages", "responses")),

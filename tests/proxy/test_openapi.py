@@ -8,13 +8,12 @@ from drf_spectacular.validation import validate_schema
 
 from proxy.endpoints import ENDPOINTS
 from proxy.examples import EXAMPLES
-from proxy.openapi import json_schema
 from tests.servers import PATIENCE
 
 pytestmark = pytest.mark.once
 
 BODIES = [(name, body) for name, example in EXAMPLES.items() for body in example.bodies.values()]
-VALUES = [0, 1, -1, 1.5, True, "", "none", "auto", [], ["a"], [1], [{}], [["a"]], {}, {"type": "x"}, None, "float"]
+VALUES = [0, 1, -1, 1.5, 8.0, True, "", "none", "auto", [], ["a"], [1], [{}], [["a"]], {}, {"type": "x"}, None, "float"]
 KINDS = {f"{e.name}.{name}": kind for e in ENDPOINTS for name, kind in e.schema.fields.items()}
 
 
@@ -40,11 +39,26 @@ def test_pages_and_health_are_no_part_of_it(document):
 
 @pytest.mark.parametrize("name", KINDS)
 def test_what_is_taken_is_allowed_by_the_document(name):
-    check, _ = KINDS[name]
-    taken = [value for value in VALUES if check(value)]
+    kind = KINDS[name]
+    taken = [value for value in VALUES if kind.check(value)]
     assert taken
     for value in taken:
-        jsonschema.validate(value, json_schema(KINDS[name]))
+        jsonschema.validate(value, kind.shape)
+
+
+NUMBERS = {name: kind for name, kind in KINDS.items() if kind.shape.get("type") in ("integer", "number")}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_number_has_a_range_that_is_told(name):
+    kind = NUMBERS[name]
+    least, most = kind.shape["minimum"], kind.shape["maximum"]
+    assert kind.check(least)
+    assert kind.check(most)
+    assert not kind.check(least - 1)
+    assert not kind.check(most + 1)
+    assert not kind.check(True)
+    assert f"from {least} to {most}" in kind.expected
 
 
 def test_errors_are_told_where_they_can_be_met(document):
