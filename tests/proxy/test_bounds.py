@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 
 from proxy import bounds
 from proxy.calls import Call
-from proxy.schemas import CHAT, COMPLETION, EMBEDDING, RERANK, TOKENIZE
+from proxy.errors import InvalidRequest
+from proxy.parts import text_size
+from proxy.schemas import CHAT, COMPLETION, EMBEDDING, MESSAGE, RERANK, RESPONSE, TOKENIZE
+from tests.cast import new_tier, person
 from tests.conftest import MODEL
 from tests.effort import effort
 from tests.servers import PATIENCE
@@ -108,3 +111,91 @@ def test_what_is_no_part_of_the_prompt_is_not_counted():
     hi = [{"role": "user", "content": "Hi"}]
     biased = parse(CHAT, messages=hi, logit_bias={str(n): 1 for n in range(500)}, grammar="root ::= " + "x" * 500)
     assert biased.ask(None).prompt == parse(CHAT, messages=hi).ask(None).prompt
+
+
+# -- text that looks like a picture ------------------------------------------------------------------------------------
+
+WORDS = st.text("ab\u00fc\u6f22", max_size=12)
+MEDIA_KINDS = st.sampled_from(["image_url", "input_image", "image", "input_audio", "text", "input_text", "tool_result"])
+DATA = st.just("data:image/png;base64," + "A" * 5000)
+PAYLOADS = st.one_of(
+    st.fixed_dictionaries({"url": DATA | WORDS}, optional={"text": WORDS}),
+    st.fixed_dictionaries(
+        {"data": DATA | WORDS, "type": st.sampled_from(["base64", "text"])}, optional={"text": WORDS}
+    ),
+    DATA,
+    WORDS,
+    st.lists(st.fixed_dictionaries({"type": MEDIA_KINDS, "text": WORDS}), max_size=2),
+)
+NAMES = st.sampled_from(["image_url", "source", "input_audio", "text", "content", "name", "title", "data", "input"])
+PARTS = st.builds(lambda kind, fields: {**fields, "type": kind}, MEDIA_KINDS, st.dictionaries(NAMES, PAYLOADS))
+MESSAGES = st.builds(
+    lambda content, kind, beside: {**beside, "role": "user", "content": content, "type": kind},
+    WORDS | st.lists(PARTS, max_size=3),
+    MEDIA_KINDS | st.just("message"),
+    st.dictionaries(NAMES.filter(lambda name: name not in ("content", "name")), PAYLOADS, max_size=2),
+)
+SCHEMAS = [(CHAT, "messages"), (MESSAGE, "messages"), (RESPONSE, "input")]
+PLACES = ("image_url", "source", "input_audio")  # where a part has its data
+
+
+def text_left(value, name="", kind=""):
+    """Bytes of all strings in a sent body, but for the data of pictures and sounds."""
+    if isinstance(value, str):
+        is_data = kind in ("image_url", "input_image", "input_audio", "image") and name in ("url", "data", "image_url")
+        return 0 if is_data else len(value.encode())
+    if isinstance(value, dict):
+        of_part = kind if name in PLACES else value.get("type", "")
+        return sum(text_left(each, inner, of_part) for inner, each in value.items())
+    return sum(text_left(each) for each in value) if isinstance(value, list) else 0
+
+
+@settings(max_examples=effort(1000), deadline=None)
+@given(endpoint=st.sampled_from(SCHEMAS), messages=st.lists(MESSAGES, min_size=1, max_size=3))
+def test_all_text_that_is_sent_is_counted(endpoint, messages):
+    schema, field = endpoint
+    try:
+        call = parse(schema, **{field: [*messages, {"role": "user", "content": "Hi"}]})
+    except InvalidRequest:
+        return
+    left = text_left(orjson.loads(call.body("m"))[field])
+    assert call.ask(None).prompt >= left
+    assert text_size(call.sent) >= left
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "disguise"),
+    [
+        (SCHEMAS[0], {"type": "image_url"}),
+        (SCHEMAS[1], {"type": "image"}),
+        (SCHEMAS[2], {"type": "message", "image_url": "data:x"}),
+    ],
+)
+def test_a_message_with_the_type_of_a_picture_is_text(endpoint, disguise):
+    schema, field = endpoint
+    call = parse(schema, **{field: [{"role": "user", "content": "x" * 50_000, **disguise}]})
+    assert call.ask(None).prompt > 50_000
+    assert text_size(call.sent) > 50_000
+
+
+@pytest.mark.parametrize("url", ["chat/completions", "messages"])
+def test_a_disguised_text_is_refused_as_any_other(bob, post, url):
+    message = {"role": "user", "content": "x" * 3_000_000, "type": "image" if url == "messages" else "image_url"}
+    response = post(url, bob, messages=[message], max_tokens=1)
+    assert (response.status_code, response.json()["error"]["code"]) == (413, "request_too_large")
+
+
+def test_text_in_the_shape_of_data_is_refused_where_it_is_none(bob, post):
+    """Before a body is parsed, whatever looks like data is taken for a picture's."""
+    tool = {"type": "function", "function": {"name": "f", "x": {"type": "image", "data": "x" * 3_000_000}}}
+    response = post("chat/completions", bob, messages=[{"role": "user", "content": "Hi"}], tools=[tool], max_tokens=1)
+    assert (response.status_code, response.json()["error"]["code"]) == (413, "request_too_large")
+
+
+def test_a_disguised_text_does_not_fit_a_quota(live, post):
+    tier = new_tier()
+    tier.quotas.create(metric="tokens", window="minute", limit=100_000)
+    message = {"role": "user", "content": "x " * 100_000, "type": "image_url"}
+    response = post("chat/completions", person("mallory", tier), messages=[message], max_tokens=1)
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] in ("request_exceeds_quota", "context_length_exceeded")
