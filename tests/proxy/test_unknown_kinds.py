@@ -51,6 +51,7 @@ HELD = [
     ("document", {"source": {"type": "text", "data": "hello"}, "title": "a.txt"}, "a.txt\nhello"),
     ("document", {"source": {"type": "content", "content": [{"type": "text", "text": "hello"}]}}, "hello"),
     ("document", {"source": PDF, "title": "a.pdf"}, "[A document that cannot be shown here: a.pdf]"),
+    ("document", {"source": PDF}, "[A document that cannot be shown here: application/pdf]"),
     ("document", {"source": {"type": "url", "url": REMOTE}}, f"[A document that cannot be shown here: {REMOTE}]"),
     (
         "search_result",
