@@ -60,8 +60,7 @@ class Call:
         for check in schema.checks:
             check(sent)
         limits = [sent[name] for name in schema.limits if name in sent]
-        passing = schema.fields.keys() - REBUILT - set(schema.limits)
-        fields = {name: value for name, value in sent.items() if name in passing}
+        fields = {name: value for name, value in sent.items() if name not in REBUILT and name not in schema.limits}
         omitted = Omissions()
         spelled = schema.rewrite(fields, omitted)
         return cls(

@@ -12,7 +12,7 @@ import orjson
 from accounts.errors import InvalidRequest
 
 from .errors import InvalidValue, MissingParameter, UnsupportedParameter
-from .fields import INT32, MAX_CHOICES, MAX_INPUTS, inputs_of, is_integer, is_list_of_objects
+from .fields import INT32, MAX_CHOICES, MAX_INPUTS, MAX_LOOKBACK, inputs_of, is_integer, is_list_of_objects
 from .parts import (
     ANTHROPIC_PARTS,
     CHAT_PARTS,
@@ -39,6 +39,7 @@ Spell = Callable[[Part, Kinds, Omissions], Part | None]
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 ITEM_ROLES = ROLES[:4]
+OWN_ITEMS = frozenset({"message", "function_call", "function_call_output", "reasoning"})
 ANTHROPIC_ROLES = ("user", "assistant", "system")
 INSTRUCTING = ("system", "developer")  # roles of messages that need no answer
 OMITTED_SHOWN = 300  # characters
@@ -97,7 +98,7 @@ def message_content(message: Part, text: str, kinds: Kinds, path: str, omitted: 
 def spell_chat(body: Body, omitted: Omissions) -> Body:
     given = body["messages"]
     messages = spell_each("messages", given, chat_message, CHAT_PARTS, LAST_CHAT_PARTS, omitted)
-    return spell_tools({**body, "messages": messages}, chat_tool, omitted)
+    return spell_lookback(spell_tools({**body, "messages": messages}, chat_tool, omitted), omitted)
 
 
 def chat_message(message: Part, users: Kinds, omitted: Omissions) -> Part:
@@ -199,12 +200,19 @@ def spell_items(items: list[Part], omitted: Omissions) -> list[Part]:
     The call of a tool that is no function becomes the call of a function with its name where its output is there, too,
     and is left out where not: many templates want both or neither.
     """
-    called = {each for item in items if kind_of(item).endswith("_call") for each in ids_of(item)}
-    answered = {each for item in items if kind_of(item).endswith("_output") for each in ids_of(item)[:1]}
+    kinds = [kind_of(item) for item in items]
+    called: set[str] = set()
+    answered: set[str] = set()
+    if not OWN_ITEMS.issuperset(kinds):
+        for item, kind in zip(items, kinds, strict=True):
+            if kind.endswith("_call"):
+                called.update(ids_of(item))
+            elif kind.endswith("_output"):
+                answered.update(ids_of(item)[:1])
 
     def spell(item: Part, users: Kinds, omitted: Omissions) -> Part | None:
         made: Part | None = None
-        match kind := kind_of(item):
+        match kind := item.get("type") or "message":
             case "message":
                 return message_item(item, users, omitted)
             case "function_call":
@@ -294,6 +302,14 @@ def reasoning(item: Part) -> Part | None:
 
 
 # -- other fields --------------------------------------------------------------------------------------------------
+
+
+def spell_lookback(body: Body, omitted: Omissions) -> Body:  # noqa: ARG001  # as all that spell a body
+    """A body whose penalties look back over so many tokens: of the -1 that stands for all, newer builds know none."""
+    for name in ("repeat_last_n", "dry_penalty_last_n"):
+        if body.get(name) == -1:
+            body = {**body, name: MAX_LOOKBACK}
+    return body
 
 
 def check_choices(body: Body) -> None:

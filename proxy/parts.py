@@ -14,11 +14,10 @@ from typing import Any
 from accounts.errors import InvalidRequest
 
 from .errors import InvalidValue
-from .fields import is_list_of_objects
 
 Part = dict[str, Any]
 Spelling = Callable[[Part], Part | str | None]  # the part to send, or the text that stands for it, or nothing
-Kinds = Mapping[str, "Spelling | Kinds"]  # a table of its own is for the parts inside of a part
+Kinds = dict[str, "Spelling | Kinds"]  # a table of its own is for the parts inside of a part
 
 DATA_URL = "data:"
 TEXT_FILE = re.compile(r"data:(?:text/[\w.+-]+|application/json)(?:;[\w=-]+)*;base64,", re.ASCII)
@@ -256,24 +255,26 @@ def spell_content(
     content = holder[field]
     if isinstance(content, str):
         return content
-    if not is_list_of_objects(content):
+    if not isinstance(content, list):
         raise InvalidValue(f"'{field}' must be a string or an array of parts.", param=field)
-    path = f"{path}{field}[]"
     spelled: list[Part] = []
     for place, part in enumerate(content):
-        kind = part.get("type")
+        kind = part.get("type") if isinstance(part, dict) else None
         if not isinstance(kind, str):
             raise InvalidValue(f"Every part of '{field}' needs a 'type'.", param=f"{field}[{place}]")
         spelling = kinds.get(kind, text_in)
         try:
-            made = spelling(part) if callable(spelling) else tool_result(part, text, spelling, path, omitted)
+            if isinstance(spelling, dict):
+                made: Part | str | None = tool_result(part, text, spelling, f"{path}{field}[].", omitted)
+            else:
+                made = spelling(part)
         except InvalidRequest as exc:
             exc.param = f"{field}[{place}].{exc.param}" if exc.param else f"{field}[{place}]"
             raise
         if isinstance(made, dict):
             spelled.append(made)
             continue
-        omitted.add(path, kind)
+        omitted.add(f"{path}{field}[]", kind)
         if made:
             spelled.append({"type": text, "text": made})
     return spelled
@@ -283,7 +284,7 @@ def tool_result(part: Part, text: str, kinds: Kinds, path: str, omitted: Omissio
     """What a tool gave, in a part with a content of its own."""
     content = part.get("content")
     if content is not None:
-        content = spell_content(part, "content", text, kinds, f"{path}.", omitted) or noted(content)
+        content = spell_content(part, "content", text, kinds, path, omitted) or noted(content)
     return {**named(part, "type", "tool_use_id"), "content": content or ""}
 
 

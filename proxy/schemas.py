@@ -81,7 +81,7 @@ class Schema:
 SHARE = number(0, 1)
 WEIGHT = number(0, 100)
 PENALTY = number(-100, 100)
-LOOKBACK = integer(-1, MAX_LOOKBACK)  # -1: the whole context
+LOOKBACK = integer(-1, MAX_LOOKBACK)  # -1: as far as there is anything
 TOP_K = integer(-1, INT32)  # 0 and, for some clients, -1: all
 LOGPROBS = integer(0, MAX_LOGPROBS)
 
@@ -145,6 +145,7 @@ CHAT = Schema(
 COMPLETION = Schema(
     fields={**STREAMING, **LENGTHS, **SAMPLING, "prompt": INPUT, "n": CHOICES, "logprobs": LOGPROBS},
     checks=(require("prompt"), contents.check_choices),
+    rewrite=contents.spell_lookback,
     prompt_bound=bounds.of_prompt,
     limits=LIMITS,
     limit="max_tokens",

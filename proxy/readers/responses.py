@@ -16,7 +16,7 @@ from proxy.usage import object_of, of_progress, of_responses
 from . import Asked, Reader
 
 LAST = (b"event: response.completed\n", b"event: response.incomplete\n", b"event: response.failed\n")
-PARTS = ("response.content_part.", "response.output_text.", "response.reasoning_text.", "response.refusal.")
+PARTS = ("response.content_part.", "response.reasoning_text.", "response.refusal.")
 REASONING_DELTA = "response.reasoning_text.delta"
 FRAMES = (
     PART_ADDED := "response.content_part.added",
@@ -24,6 +24,8 @@ FRAMES = (
     PART_DONE := "response.content_part.done",
     ARGUMENTS_DONE := "response.function_call_arguments.done",
 )
+ITEM_DONE = "response.output_item.done"
+FRAMED = frozenset({*FRAMES, REASONING_DELTA, ITEM_DONE})  # the events that others may lack before them
 ECHOED = ("instructions", "max_output_tokens", "temperature", "top_p", "tools", "tool_choice", "parallel_tool_calls")
 DEFAULTS: dict[str, Any] = {
     "background": False,
@@ -61,7 +63,10 @@ class ResponseReader(Reader):
         return event.startswith(LAST)
 
     def pass_on(self, event: bytes) -> bytes:
-        return b"".join(event_of(chunk, chunk["type"]) for chunk in self._filled(event))
+        told = b""
+        for chunk in self._filled(event):
+            told += event_of(chunk, chunk["type"])
+        return told
 
     def fold(self, event: bytes) -> bool:
         chunks = self._filled(event)
@@ -81,8 +86,7 @@ class ResponseReader(Reader):
         if chunk is None:
             return []
         timings = chunk.get("timings") if self.asked.shows_timings else chunk.pop("timings", None)
-        progress = chunk.pop("prompt_progress", None)
-        if progress:
+        if progress := chunk.pop("prompt_progress", None):
             self.tally.so_far(0, *of_progress(progress))
             if self._progressed:
                 return []
@@ -90,14 +94,13 @@ class ResponseReader(Reader):
         else:
             self.tally.events += "delta" in chunk
             self.tally.timed(0, timings)
-        chunks = [*self._lacking(chunk), chunk]
-        for each in chunks:
-            self._place(each)
+        chunks = [*self._lacking(chunk), chunk] if chunk["type"] in FRAMED else [chunk]
         if response := chunk.get("response"):
             chunk["response"] = self._whole(response)
             if chunk["response"].get("status") == "incomplete":
                 chunk["type"] = "response.incomplete"
         for each in chunks:
+            self._place(each)
             each["sequence_number"] = self._sequence
             self._sequence += 1
         return chunks
@@ -111,7 +114,7 @@ class ResponseReader(Reader):
                 yield {"type": PART_ADDED, "item_id": chunk["item_id"], "part": part}
         elif kind in FRAMES:
             self._is_new(kind, chunk["item_id"])
-        elif kind == "response.output_item.done":
+        else:
             item = chunk["item"]
             if item["type"] == "function_call" and self._is_new(ARGUMENTS_DONE, item["id"]):
                 told = {"name": item["name"], "arguments": item["arguments"]}
@@ -133,16 +136,17 @@ class ResponseReader(Reader):
     def _place(self, chunk: dict[str, Any]) -> None:
         """Say where in the output an event belongs."""
         kind = chunk["type"]
-        item_id = chunk.get("item_id") or chunk.get("item", {}).get("id")
-        if item_id is None:
+        item_id = chunk.get("item_id")
+        if item_id is None and (item_id := chunk.get("item", {}).get("id")) is None:
             return
         chunk["output_index"] = self._items.setdefault(item_id, len(self._items))
-        if kind.startswith(PARTS):
-            chunk.setdefault("content_index", 0)
         if kind.startswith("response.output_text."):
+            chunk.setdefault("content_index", 0)
             chunk.setdefault("logprobs", [])
-        if (part := chunk.get("part")) and part["type"] == "output_text":
-            part.setdefault("annotations", [])
+        elif kind.startswith(PARTS):
+            chunk.setdefault("content_index", 0)
+            if (part := chunk.get("part")) and part["type"] == "output_text":
+                part.setdefault("annotations", [])
 
     def _whole(self, response: dict[str, Any]) -> dict[str, Any]:
         """A response with all of its fields."""
