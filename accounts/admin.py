@@ -99,6 +99,7 @@ class ApiKeyAdmin(ModelAdmin):
     form = ApiKeyForm
     list_display = ["name", "user", "created_at", "expires_at", "state"]
     list_filter = ["user__tier"]
+    show_facets = admin.ShowFacets.NEVER
     list_select_related = ["user"]
     search_fields = ["name", "user__username"]
     autocomplete_fields = ["user"]

@@ -40,6 +40,7 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):
     list_select_related = ["tier"]
     list_per_page = 50
     show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
     inlines = [UserQuotas]
     actions = ["suspend", "reactivate", "make_key", "revoke_keys", "revoke_tokens", "reset_quotas"]
     readonly_fields = ["last_login", "date_joined"]

@@ -91,6 +91,7 @@ def pages() -> dict[str, str]:
         "a tier": reverse("admin:accounts_tier_change", args=[Tier.objects.latest("pk").pk]),
         "API keys": reverse("admin:accounts_apikey_changelist"),
         "calls": ledger,
+        "calls, with counts typed by hand": f"{ledger}?_facets=True",
         "calls, page 100": f"{ledger}?p=100",
         "calls of a month": f"{ledger}?{month}",
         "calls of a day": f"{ledger}?{month}&admitted_at__day={last.admitted_at.day}",

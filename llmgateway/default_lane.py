@@ -11,13 +11,15 @@ from django.core.handlers.asgi import ASGIHandler
 from proxy.answers import answer_to, send_whole
 from proxy.errors import RequestTooLarge
 
+from .page_queries import limit_queries
+
 
 class DefaultLane(ASGIHandler):
     """Django's own handler, with a shared set of threads instead of one for each request, and a limit for bodies."""
 
     def __init__(self, threads: int) -> None:
         super().__init__()
-        self.threads = itertools.cycle([ThreadPoolExecutor(1, thread_name_prefix="pages") for _ in range(threads)])
+        self.threads = itertools.cycle([ThreadPoolExecutor(1, "pages", limit_queries) for _ in range(threads)])
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         body = LimitedBody(receive, settings.DATA_UPLOAD_MAX_MEMORY_SIZE)

@@ -81,6 +81,7 @@ METRICS_ALLOW = env.networks("METRICS_ALLOW", "127.0.0.0/8,::1")
 REDIS_URL = env.str("REDIS_URL", "")  # limits are counted there, for any number of workers; unset: in the process
 STORE_DOWN_POLICY = env.str("STORE_DOWN_POLICY", "local")  # local | deny | allow, while Redis is gone
 DATABASE_URL = env.str("DATABASE_URL", "") or f"sqlite:///{BASE_DIR / 'var' / 'llmgateway.sqlite3'}"
+PAGE_QUERY_TIMEOUT = env.float("PAGE_QUERY_TIMEOUT", 15.0)  # seconds that one query of a page may take; 0: any time
 DATABASES = {"default": dj_database_url.parse(DATABASE_URL)}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     (BASE_DIR / "var").mkdir(exist_ok=True)
@@ -133,6 +134,7 @@ MIDDLEWARE = [  # the default lane's
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "llmgateway.middleware.GatewayErrors",
+    "llmgateway.page_queries.StoppedQueries",
     "django_prometheus.middleware.PrometheusAfterMiddleware",
 ]
 RELAY_MIDDLEWARE = [  # the relay lane's, asynchronous

@@ -127,6 +127,7 @@ class LongList(ReadOnlyAdmin):
     list_select_related = ["user"]
     list_per_page = 50
     show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER  # they count the rows of each value of each filter
     paginator = InfinitePaginator
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 import pytest
+from django.contrib.admin import ShowFacets, site
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
@@ -82,6 +83,23 @@ def test_no_list_counts_its_rows_or_looks_for_the_values_of_a_column(admin_clien
     asked = [each["sql"] for each in queries if model._meta.db_table in each["sql"]]
     assert len(queries) <= 12
     assert not [sql for sql in asked if "COUNT(" in sql or "DISTINCT" in sql]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("model", [UsageRecord, DailyUsage, RefusalCount])
+def test_no_list_counts_what_its_filters_find(admin_client, model):
+    with CaptureQueriesContext(connection) as queries:
+        shown = admin_client.get(reverse(f"admin:proxy_{model._meta.model_name}_changelist"), {"_facets": "True"})
+    assert shown.status_code == 200
+    assert "Show counts" not in shown.text
+    assert not [each["sql"] for each in queries if model._meta.db_table in each["sql"] and "COUNT(" in each["sql"]]
+
+
+@pytest.mark.once
+def test_no_page_with_filters_offers_to_count_what_they_find():
+    pages = [page for page in site._registry.values() if page.list_filter]
+    assert len(pages) >= 5
+    assert not [page for page in pages if page.show_facets is not ShowFacets.NEVER]
 
 
 # -- export --------------------------------------------------------------------------------------------------------
