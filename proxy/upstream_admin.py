@@ -98,7 +98,7 @@ class UpstreamAdmin(ModelAdmin):
     list_display = ["name", "base_url", "is_enabled", "health", "models", "busy", "context"]
     actions = ["enable", "disable"]
     readonly_fields = ["health", "models", "busy", "context"]
-    change_form_outer_before_template = "admin/proxy/upstream/actions.html"
+    change_form_outer_before_template = "admin/proxy/upstream/redirect_link.html"
 
     def get_fields(self, request: HttpRequest, obj: Upstream | None = None) -> Any:
         fields = ["name", "base_url", "new_key", "slots", "is_enabled"]
