@@ -5,12 +5,14 @@ import os
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from asgiref.sync import async_to_sync
 from django.apps import apps
 from django.conf import settings
+from django.utils.text import Truncator
 
 from accounts.callers import Policies, load_policies
 from accounts.errors import StoreUnavailable
@@ -47,6 +49,7 @@ from .upstream import UpstreamClient
 
 T = TypeVar("T")
 
+HEALTH_SHOWN = 120  # letters of an upstream's health on a page
 CALL_TIMEOUT = 10.0  # seconds that a thread waits for the event loop
 
 
@@ -203,6 +206,13 @@ class UpstreamState(NamedTuple):
     busy: int | None
     context: int | None
     is_up: bool
+    since: datetime | None = None  # when it came up or went down, where that is known
+
+    @property
+    def health_line(self) -> str:
+        """Its health as one line of a page, however long a llama-server's own words are."""
+        told = Truncator(" ".join(self.health.split())).chars(HEALTH_SHOWN)
+        return told if self.since is None else f"{told} (since {self.since:%Y-%m-%d %H:%M} UTC)"
 
 
 def account_id(user: User) -> AccountId:

@@ -1,5 +1,7 @@
 """Upstreams in the admin: which there are, how they fare, and where they lead."""
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 from django import forms
@@ -10,14 +12,16 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
+from django.utils.html import format_html
 from unfold.admin import ModelAdmin
 from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldAdminTextInputWidget, UnfoldBooleanSwitchWidget
 
 from .destinations import Destinations, Forbidden
-from .gateway import UpstreamState, gateway
+from .gateway import UpstreamState, gateway, upstreams_of_settings
 from .models import Upstream
 
-HOLDS_WITHIN = "This holds within 2 seconds."
+HOLDS_WITHIN = "Takes effect within 2 seconds."
+LONGEST_NAME = 50  # letters of a SlugField
 
 
 class KeyInput(UnfoldAdminPasswordWidget):
@@ -28,21 +32,45 @@ class KeyInput(UnfoldAdminPasswordWidget):
 
 
 class UpstreamForm(forms.ModelForm):
+    """The first upstream also takes over the servers of LLAMA_SERVERS: with it here, that setting counts no more."""
+
     new_key = forms.CharField(
-        label="API key", required=False, widget=KeyInput, help_text="Its --api-key, if it has one. Never shown again."
+        label="API key",
+        required=False,
+        widget=KeyInput,
+        help_text="The server's --api-key, if it has one. Never shown.",
     )
     has_no_key = forms.BooleanField(label="Remove its API key", required=False, widget=UnfoldBooleanSwitchWidget)
+    takes_over = forms.BooleanField(
+        label="Also add the servers of LLAMA_SERVERS", required=False, initial=True, widget=UnfoldBooleanSwitchWidget
+    )
 
     class Meta:
         model = Upstream
         fields = ("name", "base_url", "slots", "is_enabled")
+        help_texts = {
+            "name": "Shown in metrics and in the call log.",
+            "slots": "Maximum simultaneous calls. Leave empty to use what the server reports.",
+            "is_enabled": "Turn off to stop sending new calls; running calls finish.",
+        }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.taken_over: list[Upstream] = []
         if self.instance.api_key:
-            self.fields["new_key"].help_text = "It has one. Empty: that stays."
+            self.fields["new_key"].help_text = "The server has one. Leave empty to keep it."
         else:
             del self.fields["has_no_key"]
+        if self.instance.pk is None and (serving := servers_of_settings()):
+            self.fields["takes_over"].help_text = format_html(
+                "No upstream is defined here, so LLAMA_SERVERS is in use: <strong>{}</strong>. Saving ends that. "
+                "Leave this on to keep {}{}; turn it off, and no more calls go there.",
+                names_and_urls(serving),
+                "these servers" if len(serving) > 1 else "this server",
+                ", with LLAMA_API_KEY" if settings.LLAMA_API_KEY else "",
+            )
+        else:
+            del self.fields["takes_over"]
 
     def clean_base_url(self) -> str:
         return checked_url(self.cleaned_data["base_url"])
@@ -50,9 +78,53 @@ class UpstreamForm(forms.ModelForm):
     def clean_new_key(self) -> str:
         return checked_key(self.cleaned_data["new_key"])
 
+    def clean(self) -> None:
+        """Prepare what is taken over. A server of LLAMA_SERVERS that is being added here only keeps its API key."""
+        super().clean()
+        if not self.cleaned_data.get("takes_over"):
+            return
+        added = self.cleaned_data.get("base_url")
+        for upstream in servers_of_settings({self.cleaned_data.get("name", "")}):
+            if upstream.base_url != added:
+                self.taken_over.append(checked_server(upstream))
+            elif not self.cleaned_data.get("new_key"):
+                self.cleaned_data["new_key"] = upstream.api_key
+
+
+def servers_of_settings(taken_names: Iterable[str] = ()) -> list[Upstream]:
+    """The servers of LLAMA_SERVERS as upstreams that are not saved; none where upstreams are defined already."""
+    if Upstream.objects.exists():
+        return []
+    names = set(taken_names)
+    upstreams = []
+    for spec in upstreams_of_settings():
+        name = free_name(spec.name, names)
+        names.add(name)
+        upstreams.append(Upstream(name=name, base_url=spec.base_url, api_key=spec.api_key))
+    return upstreams
+
+
+def checked_server(upstream: Upstream) -> Upstream:
+    try:
+        upstream.full_clean()
+    except forms.ValidationError as exc:
+        raise forms.ValidationError(f"{upstream.base_url} cannot be taken over. {' '.join(exc.messages)}") from exc
+    return upstream
+
+
+def free_name(netloc: str, taken: set[str]) -> str:
+    """A name like gpu1-8080 for gpu1:8080, with a number where that is taken."""
+    base = re.sub(r"[^A-Za-z0-9]+", "-", netloc).strip("-")[: LONGEST_NAME - 3] or "upstream"
+    names = (base, *(f"{base}-{number}" for number in range(2, 100)))
+    return next(name for name in names if name not in taken)
+
+
+def names_and_urls(upstreams: Iterable[Upstream]) -> str:
+    return ", ".join(f"{upstream} ({upstream.base_url})" for upstream in upstreams)
+
 
 class RedirectForm(forms.ModelForm):
-    new_key = forms.CharField(label="API key there", required=False, widget=KeyInput)
+    new_key = forms.CharField(label="API key of the new server", required=False, widget=KeyInput)
     is_sure = forms.BooleanField(
         label="I trust whoever runs that server with every prompt and answer", widget=UnfoldBooleanSwitchWidget
     )
@@ -65,7 +137,7 @@ class RedirectForm(forms.ModelForm):
     def clean_base_url(self) -> str:
         url = checked_url(self.cleaned_data["base_url"])
         if "base_url" not in self.changed_data:
-            raise forms.ValidationError("It is there already.")
+            raise forms.ValidationError("That is the current URL.")
         return url
 
     def clean_new_key(self) -> str:
@@ -75,7 +147,7 @@ class RedirectForm(forms.ModelForm):
 def checked_key(key: str) -> str:
     """A key that can be sent in a header."""
     if not (key.isascii() and key.isprintable()):
-        raise forms.ValidationError("A key is made of letters, digits and signs, without others than those of ASCII.")
+        raise forms.ValidationError("The API key may contain only printable ASCII characters.")
     return key
 
 
@@ -103,7 +175,7 @@ class UpstreamAdmin(ModelAdmin):
     def get_fields(self, request: HttpRequest, obj: Upstream | None = None) -> Any:
         fields = ["name", "base_url", "new_key", "slots", "is_enabled"]
         if obj is None:
-            return fields
+            return [*fields, *(["takes_over"] if servers_of_settings() else [])]
         return [*fields[:3], *(["has_no_key"] if obj.api_key else []), *fields[3:], *self.readonly_fields]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Upstream | None = None) -> Any:
@@ -116,17 +188,25 @@ class UpstreamAdmin(ModelAdmin):
         if key := form.cleaned_data["new_key"]:
             obj.api_key = key
         super().save_model(request, obj, form, change)
+        for upstream in form.taken_over:
+            upstream.save()
+            self.log_addition(request, upstream, "Taken over from LLAMA_SERVERS.")
+        left = [url for url in settings.LLAMA_SERVERS if url.rstrip("/") != obj.base_url]
+        if form.taken_over:
+            messages.success(request, f"Taken over from LLAMA_SERVERS: {names_and_urls(form.taken_over)}.")
+        elif left and form.cleaned_data.get("takes_over") is False:
+            messages.warning(request, f"LLAMA_SERVERS is no longer used: {', '.join(left)}. {HOLDS_WITHIN}")
 
     # -- how they fare -------------------------------------------------------------------------------------------
 
-    @admin.display(empty_value="not known: no gateway runs here")
+    @admin.display(empty_value="unknown (no gateway runs in this process)")
     def health(self, upstream: Upstream) -> str | None:
         state = state_of(upstream)
         if state is None:
             return None
         if upstream.is_enabled:
-            return state.health
-        return f"disabled; {state.busy} still run there" if state.busy else "disabled"
+            return state.health_line
+        return f"disabled, {state.busy} still running" if state.busy else "disabled"
 
     @admin.display(empty_value="-")
     def models(self, upstream: Upstream) -> str | None:
@@ -147,27 +227,32 @@ class UpstreamAdmin(ModelAdmin):
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
         if request.method == "GET" and not Upstream.objects.exists():
-            told = f"None here yet, so those of LLAMA_SERVERS serve: {', '.join(settings.LLAMA_SERVERS)}."
-            messages.info(request, f"{told} The first one here replaces them.")
+            servers = ", ".join(settings.LLAMA_SERVERS) or "none"
+            told = f"No upstreams are defined here, so the gateway uses LLAMA_SERVERS: {servers}."
+            messages.info(request, f"{told} Adding one ends that; its form offers to add these servers, too.")
         return super().changelist_view(request, extra_context)
 
     # -- enabled and disabled ------------------------------------------------------------------------------------
 
-    @admin.action(description="Enable: give them calls", permissions=["change"])
+    @admin.action(description="Enable: send calls", permissions=["change"])
     def enable(self, request: HttpRequest, upstreams: Any) -> None:
         self._set(request, upstreams.filter(is_enabled=False), is_enabled=True)
 
-    @admin.action(description="Drain: give them no more calls, and let those that run end", permissions=["change"])
+    @admin.action(description="Drain: send no more calls; running calls finish", permissions=["change"])
     def disable(self, request: HttpRequest, upstreams: Any) -> None:
         self._set(request, upstreams.filter(is_enabled=True), is_enabled=False)
 
     def _set(self, request: HttpRequest, upstreams: Any, *, is_enabled: bool) -> None:
         verb = "enabled" if is_enabled else "disabled"
         changed = list(upstreams)
+        if not changed:
+            self.message_user(request, f"Nothing to do: {verb} already.")
+            return
         for upstream in changed:
             self.log_change(request, upstream, f"{verb.capitalize()}.")
         upstreams.filter(pk__in=[each.pk for each in changed]).update(is_enabled=is_enabled)
-        self.message_user(request, f"{len(changed)} {verb}. {HOLDS_WITHIN}")
+        names = ", ".join(each.name for each in changed)
+        self.message_user(request, f"{verb.capitalize()}: {names}. {HOLDS_WITHIN}", messages.SUCCESS)
 
     # -- where they lead -----------------------------------------------------------------------------------------
 
@@ -190,7 +275,7 @@ class UpstreamAdmin(ModelAdmin):
             upstream.api_key = form.cleaned_data["new_key"]
             upstream.save(update_fields=["api_key"])
             self.log_change(request, upstream, f"Redirected from {was} to {upstream.base_url}. Its API key is gone.")
-            messages.success(request, f"{upstream} leads to {upstream.base_url} now. {HOLDS_WITHIN}")
+            messages.success(request, f"{upstream} points to {upstream.base_url} now. {HOLDS_WITHIN}")
             return HttpResponseRedirect(reverse("admin:proxy_upstream_change", args=[pk]))
         context = {
             **self.admin_site.each_context(request),

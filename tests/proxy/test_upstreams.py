@@ -153,7 +153,7 @@ def test_redirecting_needs_its_own_permission(staff, upstream):
 def test_actions_disable_and_enable_and_are_noted(admin_client, upstream, action, before, after):
     Upstream.objects.update(is_enabled=before)
     answer = admin_client.post(page("changelist"), {"action": action, "_selected_action": upstream.pk}, follow=True)
-    assert f"1 {action}d." in answer.content.decode()
+    assert f"{action.capitalize()}d: gpu1. Takes effect within 2 seconds." in answer.text
     assert Upstream.objects.get().is_enabled is after
     assert LogEntry.objects.get().change_message == f"{action.capitalize()}d."
 
@@ -166,7 +166,65 @@ def test_who_may_only_look_has_no_actions(staff, upstream):
 
 def test_without_any_the_page_says_who_serves(admin_client, settings):
     settings.LLAMA_SERVERS = ("http://a:1", "http://b:2")
-    assert "http://a:1, http://b:2" in admin_client.get(page("changelist")).content.decode()
+    assert "the gateway uses LLAMA_SERVERS: http://a:1, http://b:2." in admin_client.get(page("changelist")).text
+
+
+# -- the servers of LLAMA_SERVERS ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_servers(settings):
+    settings.LLAMA_SERVERS = ("http://a:1/", "http://b:2")
+    settings.LLAMA_API_KEY = "sk-of-both"
+
+
+def saved():
+    return {each.name: (each.base_url, each.api_key) for each in Upstream.objects.all()}
+
+
+def test_the_form_of_the_first_one_names_what_it_replaces(admin_client, two_servers):
+    text = admin_client.get(page("add")).text
+    assert "a-1 (http://a:1), b-2 (http://b:2)" in text
+    assert "with LLAMA_API_KEY" in text
+    assert admin_client.get(page("add")).context["adminform"].form["takes_over"].value() is True
+
+
+def test_the_first_one_takes_them_over_with_their_key(admin_client, two_servers):
+    told = admin_client.post(page("add"), {**FORM, "takes_over": "on"}, follow=True).text
+    both = {"a-1": ("http://a:1", "sk-of-both"), "b-2": ("http://b:2", "sk-of-both")}
+    assert saved() == {"gpu1": ("http://gpu1:8080", KEY), **both}
+    assert "Taken over from LLAMA_SERVERS: a-1 (http://a:1), b-2 (http://b:2)." in told
+    assert "sk-of-both" not in raw_key(Upstream.objects.get(name="a-1"))
+    assert LogEntry.objects.filter(change_message="Taken over from LLAMA_SERVERS.").count() == 2
+
+
+def test_whoever_does_not_want_them_is_told_that_they_are_out(admin_client, two_servers):
+    told = admin_client.post(page("add"), FORM, follow=True).text
+    assert saved() == {"gpu1": ("http://gpu1:8080", KEY)}
+    assert "LLAMA_SERVERS is no longer used: http://a:1/, http://b:2." in told
+
+
+def test_one_of_them_that_is_added_keeps_its_key(admin_client, two_servers):
+    form = {**FORM, "base_url": "http://a:1", "new_key": "", "takes_over": "on"}
+    admin_client.post(page("add"), form)
+    assert saved() == {"gpu1": ("http://a:1", "sk-of-both"), "b-2": ("http://b:2", "sk-of-both")}
+
+
+def test_names_of_what_is_taken_over_are_unique(admin_client, settings):
+    settings.LLAMA_SERVERS = ("http://gpu1:8080", "https://gpu1:8080", "http://gpu1-8080", "http://[::]")
+    admin_client.post(page("add"), {**FORM, "name": "gpu1-8080", "base_url": "http://new", "takes_over": "on"})
+    assert sorted(saved()) == ["gpu1-8080", "gpu1-8080-2", "gpu1-8080-3", "gpu1-8080-4", "upstream"]
+
+
+def test_a_second_one_has_nothing_to_take_over(admin_client, two_servers, upstream):
+    assert "LLAMA_SERVERS" not in admin_client.get(page("add")).text
+    admin_client.post(page("add"), {**FORM, "name": "gpu2", "base_url": "http://gpu2", "takes_over": "on"})
+    assert sorted(saved()) == ["gpu1", "gpu2"]
+
+
+def test_a_form_with_mistakes_takes_nothing_over(admin_client, two_servers):
+    assert "errornote" in admin_client.post(page("add"), {**FORM, "name": "", "takes_over": "on"}).text
+    assert not saved()
 
 
 # -- live ----------------------------------------------------------------------------------------------------------
@@ -201,6 +259,31 @@ def test_one_that_is_added_disabled_and_removed_serves_and_serves_no_more(root, 
         assert chat(bob).status_code == 200
     finally:
         server.close()
+
+
+def test_running_calls_go_on_while_their_server_is_taken_over(root, bob, chat, gate, together, settings):
+    pool, rest = gateway().pool, [fake_llama.FINISH, fake_llama.USAGE, fake_llama.DONE]
+    old = FakeLlama(fake_llama.sends_late(gate, fake_llama.STREAM_HEAD, fake_llama.token("Hi"), *rest))
+    new = FakeLlama(fake_llama.sends())
+    before = settings.LLAMA_SERVERS
+    settings.LLAMA_SERVERS = (old.url,)
+    try:
+        wait_until(lambda: [m.url for m in pool.members if m.is_up] == [old.url], "the settings' own serves")
+        held = pool.members[0]
+        with together(lambda: chat(bob)) as (call,):
+            wait_until(lambda: old.seen, "a call runs there")
+            form = {"name": "new", "base_url": new.url, "is_enabled": "on", "takes_over": "on"}
+            root.post(page("add"), {**form, "slots": "", "new_key": ""})
+            wait_until(lambda: len(pool.members) == 2, "both serve")
+            assert held in pool.members
+            assert f"1 of {held.slots}" in root.get(page("changelist")).text
+            gate.set()
+            assert call.result(30).status_code == 200
+        assert sorted(member.name for member in pool.members) == sorted(Upstream.objects.values_list("name", flat=True))
+    finally:
+        settings.LLAMA_SERVERS = before
+        old.close()
+        new.close()
 
 
 def test_500s_do_not_open_the_circuit_and_cuts_do(fake, bob, chat):
