@@ -50,10 +50,10 @@ class TierQuotas(TabularInline):
 @admin.register(Tier)
 class TierAdmin(ModelAdmin):
     form = TierForm
+    exclude = ["weight"]  # it has no effect yet
     empty_value_display = "no limit"
     list_display = [
         "name",
-        "weight",
         "quota_list",
         "max_concurrent_requests",
         "max_output_tokens",

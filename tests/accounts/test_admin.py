@@ -33,7 +33,7 @@ def test_every_page_opens(page, model, kind):
 
 def test_a_tier_is_made_with_its_quotas(page):
     quota = {"quotas-0-metric": "requests", "quotas-0-window": "hour", "quotas-0-limit": 50, "quotas-0-model": ""}
-    fields = {"name": "lab", "weight": 2, "quotas-TOTAL_FORMS": 1, "quotas-INITIAL_FORMS": 0, **quota}
+    fields = {"name": "lab", "quotas-TOTAL_FORMS": 1, "quotas-INITIAL_FORMS": 0, **quota}
     assert page("tier_add", **fields).status_code == 200
     assert [str(q) for q in Tier.objects.get(name="lab").quotas.all()] == ["50 requests per hour"]
 
@@ -45,14 +45,23 @@ def test_the_list_of_tiers_tells_quotas_and_members(page):
     assert "77 requests per minute" in page("tier_changelist").content.decode()
 
 
+def test_a_weight_that_does_nothing_yet_is_not_shown(page):
+    tier = new_tier(weight=16)
+    for shown in (page("tier_changelist"), page("tier_add"), page("tier_change", tier.pk)):
+        assert not [word for word in (">Weight", 'name="weight"', "column-weight") if word in shown.text]
+    page("tier_change", tier.pk, name=tier.name, **INLINE)
+    assert Tier.objects.get(pk=tier.pk).weight == 16
+
+
 def test_a_mistake_in_a_tier_is_told_beside_its_field(page):
-    assert "greater than or equal to 1" in page("tier_add", name="x", weight=0, **INLINE).content.decode()
+    mistake = page("tier_add", name="x", max_output_tokens=0, **INLINE).content.decode()
+    assert "greater than or equal to 1" in mistake
     assert not Tier.objects.filter(name="x").exists()
 
 
 @pytest.mark.parametrize(("typed", "kept"), [("", None), ("m", ["m"]), (" m \r\n n\r\n", ["m", "n"])])
 def test_the_models_of_a_tier_are_typed_one_on_a_line(page, typed, kept):
-    page("tier_add", name="x", weight=1, allowed_models=typed, **INLINE)
+    page("tier_add", name="x", allowed_models=typed, **INLINE)
     tier = Tier.objects.get(name="x")
     assert tier.allowed_models == kept
     shown = page("tier_change", tier.pk).content.decode().split('name="allowed_models"')[1]
