@@ -186,7 +186,7 @@ class Gateway:
         with suppress(StoreUnavailable):
             busy = (await self.queue.slots.busy([member.url]))[member.url]
         models = tuple(dict.fromkeys(member.told.models.values()))
-        return UpstreamState(member.health, models, member.slots, busy, member.told.context, member.is_up)
+        return UpstreamState(member.health, models, member.slots, busy, member.told.context, member.is_up, member.since)
 
     def cache_size(self) -> Size:
         """How much the cache holds. Raises StoreUnavailable."""
@@ -206,7 +206,7 @@ class UpstreamState(NamedTuple):
     busy: int | None
     context: int | None
     is_up: bool
-    since: datetime | None = None  # when it came up or went down, where that is known
+    since: datetime | None = None  # it is up, or down, or loading, where that is known
 
     @property
     def health_line(self) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from .circuit import Circuit, State
@@ -43,6 +44,8 @@ class Member:
     spec: Spec
     told: Told = field(default_factory=Told)
     circuit: Circuit = field(default_factory=Circuit)
+    condition: tuple[bool, bool] | None = None  # up, loading: since that moment
+    since: datetime | None = None
     is_known: bool = False  # it has answered a probe, some time
     is_loading: bool = False
     in_flight: int = 0

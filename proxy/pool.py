@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from time import monotonic
 
 from accounts.errors import GatewayError
@@ -175,6 +176,8 @@ class Pool:
 
     @staticmethod
     def _tell_metrics(member: Member) -> None:
+        if member.condition != (member.is_up, member.is_loading):
+            member.condition, member.since = (member.is_up, member.is_loading), datetime.now(UTC)
         UPSTREAM_UP.labels(member.name).set(member.is_up)
         UPSTREAM_SLOTS.labels(member.name, "all").set(member.slots if member.spec.is_enabled else 0)
 

@@ -1,5 +1,7 @@
 """Upstreams in a real browser: the first is added, one is drained, enabled and deleted, and one is down."""
 
+import re
+
 import pytest
 from playwright.sync_api import expect
 
@@ -64,11 +66,13 @@ def test_the_first_upstream_takes_over_those_of_llama_servers(page, llama, no_ro
     assert Upstream.objects.filter(base_url=llama).exists()
 
 
-def test_an_upstream_that_is_down_says_so_on_every_page(page, no_rows):
+def test_an_upstream_that_is_down_says_since_when(page, no_rows):
     upstream = Upstream.objects.create(name=f"gpu{next(numbers)}", base_url=f"http://127.0.0.1:{free_port()}")
+    down = re.compile(r"^down: .+ \(since \d{4}-\d\d-\d\d \d\d:\d\d UTC\)$")
     wait_until(lambda: [each.health for each in gateway().pool.members if "down" in each.health], "it is down")
     sign_in(page, "/admin/", root())
-    for path in ("/admin/", "/admin/proxy/upstream/", f"/admin/proxy/upstream/{upstream.pk}/change/"):
-        page.goto(path)
-        health = page.locator("#content, main, body").get_by_text("down").first
-        expect(health).to_be_visible()
+    expect(page.locator("#live").get_by_text(down)).to_be_visible()
+    for path in ("", f"{upstream.pk}/change/"):
+        page.goto(f"/admin/proxy/upstream/{path}")
+        expect(page.get_by_text(down)).to_be_visible()
+        look_at(page, f"upstream-down{'-one' if path else ''}")
