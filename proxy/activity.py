@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
 
-from django.db.models import QuerySet, Sum
+from django.db.models import Case, CharField, Count, QuerySet, Sum, Value, When
 from django.db.models.functions import Trunc
 
 from accounts.models import User
 
 from .models import RefusalCount, UsageRecord
+from .outcomes import COMPLETED, OTHERS
 from .reports import SUMMED, Key, Total, add_up, totals
 from .rollup import begin_of
 
@@ -68,12 +69,14 @@ class Refused(NamedTuple):
 
 @dataclass
 class Activity:
-    """One span. Series have a number for each step; `tokens` are by tier."""
+    """One span. Series have a number for each step.
+
+    `calls` are by outcome, `tokens` by tier; `limited` are the calls that limits refused, which are in no ledger.
+    """
 
     labels: list[str]
-    answered: list[int] = field(default_factory=list)
-    failed: list[int] = field(default_factory=list)
-    refused: list[int] = field(default_factory=list)
+    calls: dict[str, list[int]] = field(default_factory=dict)
+    limited: list[int] = field(default_factory=list)
     tokens: dict[str, list[int]] = field(default_factory=dict)
     biggest: list[UserUse] = field(default_factory=list)
     slowest: list[UserUse] = field(default_factory=list)
@@ -81,25 +84,28 @@ class Activity:
 
     @property
     def is_empty(self) -> bool:
-        return not any((*self.answered, *self.failed, *self.refused))
+        return not any(map(any, (*self.calls.values(), self.limited)))
 
 
 def activity(span: Span, now: datetime) -> Activity:
-    """What went on, by ten queries at most, however many rows there are."""
+    """What went on, by eleven queries at most, however many rows there are."""
     steps = span.steps(now)
     by_step: dict[datetime, Total] = defaultdict(Total)
     by_tier: dict[str, dict[datetime, int]] = defaultdict(dict)
     for (step, tier), total in used_in(span, steps[0]).items():
         by_step[step] += total
         by_tier[tier][step] = total.tokens
-    refused = refused_in(span, steps[0])
+    ended = outcomes_in(span, steps[0])
+    limited = limited_in(span, steps[0])
     people = users_in(span, steps[0])
     biggest = sorted(people, key=lambda each: (-each.total.tokens, each.user_id or 0))[:SHOWN]
     seen = Activity(
         [step.strftime(span.shown) for step in steps],
-        [by_step[step].calls - by_step[step].failed for step in steps],
-        [by_step[step].failed for step in steps],
-        [refused.get(step, 0) for step in steps],
+        {
+            COMPLETED.name: [max(0, by_step[step].calls - ended[step].total()) for step in steps],
+            **{each.name: [ended[step][each.name] for step in steps] for each in OTHERS},
+        },
+        [limited.get(step, 0) for step in steps],
         {tier: [of_tier.get(step, 0) for step in steps] for tier, of_tier in sorted(by_tier.items())},
         biggest,
         slowest(people),
@@ -133,6 +139,16 @@ def used_in(span: Span, begin: datetime) -> dict[tuple[datetime, str], Total]:
     return {(step, str(tier)): total for (step, tier), total in add_up(rows, ("step", "tier")).items()}
 
 
+def outcomes_in(span: Span, begin: datetime) -> defaultdict[datetime, Counter[str]]:
+    """How many calls had each outcome but the usual one since then, by step. Read from the ledger, also for a month."""
+    kind = Case(*(When(each.rows, then=Value(each.name)) for each in OTHERS), output_field=CharField())
+    rows = of_ledger(begin).exclude(COMPLETED.rows).values(kind=kind, step=Trunc("admitted_at", span.kind, tzinfo=UTC))
+    found: defaultdict[datetime, Counter[str]] = defaultdict(Counter)
+    for row in rows.annotate(calls=Count("pk")):
+        found[row["step"]][row["kind"]] = row["calls"]
+    return found
+
+
 def users_in(span: Span, begin: datetime) -> list[UserUse]:
     """What each user has used since then, without names."""
     if span.kind == "day":
@@ -150,7 +166,7 @@ def moment_of(day: date | str) -> datetime:
     return begin_of(day if isinstance(day, date) else date.fromisoformat(day))
 
 
-def refused_in(span: Span, begin: datetime) -> dict[datetime, int]:
+def limited_in(span: Span, begin: datetime) -> dict[datetime, int]:
     """How often limits refused since then, by step."""
     rows = refusals_since(begin).values(step=Trunc("minute", span.kind, tzinfo=UTC)).annotate(times=Sum("count"))
     return {row["step"]: row["times"] for row in rows}

@@ -5,7 +5,7 @@ import os
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -212,7 +212,10 @@ class UpstreamState(NamedTuple):
     def health_line(self) -> str:
         """Its health as one line of a page, however long a llama-server's own words are."""
         told = Truncator(" ".join(self.health.split())).chars(HEALTH_SHOWN)
-        return told if self.since is None else f"{told} (since {self.since:%Y-%m-%d %H:%M} UTC)"
+        if self.since is None:
+            return told
+        is_today = self.since.date() == datetime.now(UTC).date()
+        return f"{told} (since {self.since.strftime('%H:%M' if is_today else '%Y-%m-%d %H:%M')} UTC)"
 
 
 def account_id(user: User) -> AccountId:

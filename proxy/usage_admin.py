@@ -11,7 +11,7 @@ from django.contrib import admin
 from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.views.main import ERROR_FLAG
 from django.core.exceptions import PermissionDenied
-from django.db.models import Max, Min, Q, QuerySet
+from django.db.models import Max, Min, QuerySet
 from django.http import HttpRequest, HttpResponseRedirect, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import path, reverse
@@ -27,6 +27,7 @@ from .cache import Result
 from .endpoints import ENDPOINTS
 from .export import csv_of
 from .models import DailyUsage, RefusalCount, UsageRecord
+from .outcomes import OUTCOMES
 from .rollup import begin_of
 
 
@@ -82,30 +83,16 @@ class CacheFilter(OneOf):
         return [(each.value, each.value) for each in Result]
 
 
-OUTCOMES = {
-    "well": Q(status__lt=400, error=""),
-    "cut": Q(status__lt=400) & ~Q(error=""),
-    "refused": Q(status__gte=400, status__lt=499),
-    "left": Q(status=499),
-    "failed": Q(status__gte=500),
-}
-
-
 class OutcomeFilter(admin.SimpleListFilter):
     title = "outcome"
     parameter_name = "outcome"
 
     def lookups(self, request: HttpRequest, pages: Any) -> Sequence[tuple[str, str]]:
-        return [
-            ("well", "ended well"),
-            ("cut", "broken off in its answer"),
-            ("refused", "refused"),
-            ("left", "client left"),
-            ("failed", "failed"),
-        ]
+        return [(each.name, each.label) for each in OUTCOMES.values()]
 
     def queryset(self, request: HttpRequest, rows: QuerySet[Any]) -> QuerySet[Any]:
-        return rows.filter(OUTCOMES.get(self.value() or "", Q()))
+        chosen = OUTCOMES.get(self.value() or "")
+        return rows if chosen is None else rows.filter(chosen.rows)
 
 
 class SpannedQuerySet(QuerySet[Any]):

@@ -157,6 +157,7 @@ def test_the_walk_through_a_request_passes_every_file_on_its_way():
         "dashboard",
         "activity",
         "reports",
+        "outcomes",
         "rollup",
         "gauges",
         "openapi",
