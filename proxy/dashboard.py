@@ -29,11 +29,11 @@ NOW = timedelta(minutes=1)
 TIERS_TOLD = 4  # of those that used most today
 REFRESH = 5  # seconds between two looks of the page at what goes on now
 LIMITED = "limited"  # calls that limits refused; they are not in the ledger
-STATUS_COLOURS = {  # of outcomes
+STATUS_COLOURS = {  # of outcomes, from the bottom of a bar to its top
     "well": "#14b8a6",
     "left": "#94a3b8",
-    LIMITED: "#facc15",
     "refused": "#b45309",
+    LIMITED: "#facc15",
     "cut": "#fb923c",
     "failed": "#dc2626",
 }
