@@ -15,9 +15,9 @@ from django.conf import settings
 from django.db import OperationalError, connections
 from django.db.backends.signals import connection_created
 from django.dispatch import receiver
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
-from django.shortcuts import render
+from django.template.loader import render_to_string
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def was_stopped(exc: BaseException) -> bool:
 
 
 class StoppedQueries:
-    """Answers a page whose query was stopped with one that says so."""
+    """Answers a page whose query was stopped with one that says so, and that asks the database for nothing."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
@@ -85,4 +85,8 @@ class StoppedQueries:
             return None
         seconds = settings.PAGE_QUERY_TIMEOUT
         logger.warning("A query was stopped after %g s, of %s %r.", seconds, request.method, request.get_full_path())
-        return render(request, "too_slow.html", {"seconds": seconds}, status=503)
+        home = next(path for path in PAGES if request.path.startswith(path))
+        context = {"seconds": seconds, "request": request, "home": home}
+        return HttpResponse(
+            render_to_string("too_slow.html", context), status=503, headers={"Cache-Control": "no-store"}
+        )
