@@ -65,7 +65,7 @@ class UpstreamForm(forms.ModelForm):
             self.fields["takes_over"].help_text = format_html(
                 "No upstream is defined here, so LLAMA_SERVERS is in use: <strong>{}</strong>. Saving ends that. "
                 "Leave this on to keep {}{}; turn it off, and no more calls go there.",
-                names_and_urls(serving),
+                ", ".join(map(with_health, serving)),
                 "these servers" if len(serving) > 1 else "this server",
                 ", with LLAMA_API_KEY" if settings.LLAMA_API_KEY else "",
             )
@@ -117,6 +117,12 @@ def free_name(netloc: str, taken: set[str]) -> str:
     base = re.sub(r"[^A-Za-z0-9]+", "-", netloc).strip("-")[: LONGEST_NAME - 3] or "upstream"
     names = (base, *(f"{base}-{number}" for number in range(2, 100)))
     return next(name for name in names if name not in taken)
+
+
+def with_health(upstream: Upstream) -> str:
+    """Its name and URL, and how it is where that is not well."""
+    state = state_of(upstream)
+    return f"{upstream} ({upstream.base_url}{'' if state is None or state.is_up else f'; {state.health_line}'})"
 
 
 def names_and_urls(upstreams: Iterable[Upstream]) -> str:

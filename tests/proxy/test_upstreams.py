@@ -14,7 +14,7 @@ from proxy.models import Upstream
 from tests import fake_llama
 from tests.cast import new_tier, person
 from tests.fake_llama import FakeLlama
-from tests.servers import wait_until
+from tests.servers import free_port, wait_until
 
 KEY = "sk-very-secret"
 FORM = {"name": "gpu1", "base_url": "http://gpu1:8080/", "slots": "2", "is_enabled": "on", "new_key": KEY}
@@ -266,7 +266,7 @@ def test_running_calls_go_on_while_their_server_is_taken_over(root, bob, chat, g
     old = FakeLlama(fake_llama.sends_late(gate, fake_llama.STREAM_HEAD, fake_llama.token("Hi"), *rest))
     new = FakeLlama(fake_llama.sends())
     before = settings.LLAMA_SERVERS
-    settings.LLAMA_SERVERS = (old.url,)
+    settings.LLAMA_SERVERS, settings.LLAMA_API_KEY = (old.url,), "sk-of-both"
     try:
         wait_until(lambda: [m.url for m in pool.members if m.is_up] == [old.url], "the settings' own serves")
         held = pool.members[0]
@@ -281,9 +281,18 @@ def test_running_calls_go_on_while_their_server_is_taken_over(root, bob, chat, g
             assert call.result(30).status_code == 200
         assert sorted(member.name for member in pool.members) == sorted(Upstream.objects.values_list("name", flat=True))
     finally:
-        settings.LLAMA_SERVERS = before
+        settings.LLAMA_SERVERS, settings.LLAMA_API_KEY = before, ""
         old.close()
         new.close()
+
+
+def test_the_form_says_which_of_them_do_not_answer(root, live, llama, settings):
+    settings.LLAMA_SERVERS = (llama, down := f"http://127.0.0.1:{free_port()}")
+    wait_until(lambda: "down" in gateway().pool.members[-1].health, "one is down")
+    text = root.get(page("add")).text
+    assert f"({llama})" in text
+    assert f"({down}; down: " in text
+    settings.LLAMA_SERVERS = (llama,)
 
 
 def test_500s_do_not_open_the_circuit_and_cuts_do(fake, bob, chat):
