@@ -144,7 +144,7 @@ def outcomes_in(span: Span, begin: datetime) -> defaultdict[datetime, Counter[st
     kind = Case(*(When(each.rows, then=Value(each.name)) for each in OTHERS), output_field=CharField())
     rows = of_ledger(begin).exclude(COMPLETED.rows).values(kind=kind, step=Trunc("admitted_at", span.kind, tzinfo=UTC))
     found: defaultdict[datetime, Counter[str]] = defaultdict(Counter)
-    for row in rows.annotate(calls=Count("pk")):
+    for row in rows.annotate(calls=Count("*")):  # of the index alone
         found[row["step"]][row["kind"]] = row["calls"]
     return found
 
