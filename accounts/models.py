@@ -10,6 +10,7 @@ from django.core.validators import MinValueValidator
 from django.db import models
 from django.db.models import Q
 from django.utils import timezone
+from django.utils.crypto import salted_hmac
 
 
 def check_model_names(value: Any) -> None:
@@ -68,15 +69,15 @@ class Tier(models.Model):
 
 class UserQuerySet(models.QuerySet["User"]):
     def suspend(self) -> int:
-        """Suspend these users and end their tokens. Their API keys work again once they are active."""
+        """Suspend these users, and end their tokens and browser sessions. API keys work again once they are active."""
         return self.update(is_active=False, tokens_valid_from=timezone.now())
 
     def reactivate(self) -> int:
-        """Let these users sign in and call again. Tokens from before stay dead, however they were suspended."""
+        """Let these users sign in and call again. Tokens and sessions from before stay dead."""
         return self.update(is_active=True, tokens_valid_from=timezone.now())
 
     def revoke_tokens(self) -> int:
-        """Sign these users out: every token made so far is refused. Their API keys go on working."""
+        """Sign these users out: every token and browser session so far ends. Their API keys go on working."""
         return self.update(tokens_valid_from=timezone.now())
 
     def reset_quotas(self) -> int:
@@ -98,12 +99,23 @@ class User(AbstractUser):
     quotas_reset_at = models.DateTimeField(
         null=True, editable=False, help_text="What was used before this moment counts on no quota."
     )
+    erased_at = models.DateTimeField(
+        null=True, editable=False, help_text="When the person was erased. The account cannot be used again."
+    )
 
     objects: ClassVar[Users] = Users()
+
+    class Meta(AbstractUser.Meta):
+        permissions: ClassVar = [("erase_user", "Can erase a person")]
 
     def set_password(self, raw_password: str | None) -> None:
         super().set_password(raw_password)
         self.tokens_valid_from = timezone.now()
+
+    def get_session_auth_hash(self) -> str:
+        """A value that browser sessions are checked by, so that they end with the tokens."""
+        value = f"{self.password} {self.tokens_valid_from.timestamp()}"
+        return salted_hmac("accounts.User.get_session_auth_hash", value, algorithm="sha256").hexdigest()
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         if self.tier_id is None:
