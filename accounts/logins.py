@@ -10,15 +10,17 @@ A name at an address that it has signed in from before is held up by the first r
 import hashlib
 import ipaddress
 import math
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
 
 from axes.backends import AxesStandaloneBackend
 from axes.handlers.proxy import AxesProxyHandler
-from axes.models import AccessAttempt, AccessLog
+from axes.models import AccessAttempt, AccessFailureLog, AccessLog
 from django.conf import settings
 from django.contrib.auth.signals import user_login_failed
 from django.core.exceptions import ValidationError
+from django.db.models import Q
 from django.dispatch import receiver
 from django.http import HttpRequest
 from django.utils import timezone
@@ -53,7 +55,7 @@ class LoginGuard(AxesStandaloneBackend):
 def check_address(address: str | None) -> None:
     failures = event_counter().count(f"login-address:{address}", MINUTE)
     if failures.times >= ADDRESS_FAILURES:
-        raise too_many("Too many sign-ins from this address have failed.", failures.resets_in)
+        raise too_many("Too many failed sign-ins from this address.", failures.resets_in)
 
 
 def check_pair(request: HttpRequest, name: str, address: str | None) -> None:
@@ -61,20 +63,22 @@ def check_pair(request: HttpRequest, name: str, address: str | None) -> None:
         last = AccessAttempt.objects.filter(username=name, ip_address=address).order_by("-attempt_time").first()
         ends = (last.attempt_time if last else timezone.now()) + settings.AXES_COOLOFF_TIME
         seconds = (ends - timezone.now()).total_seconds()
-        raise too_many("Too many sign-ins with this name have failed here.", seconds)
+        raise too_many("Too many failed sign-ins with this name.", seconds)
 
 
 def check_name(name: str) -> None:
     if event_counter().count(name_key(name), QUARTER).times < NAME_FAILURES:
         return
     if not event_counter().add(f"{name_key(name)}:pace", PACE, 1):
-        raise too_many("This name is tried too often.", 2 * PACE)
+        raise too_many("Too many sign-ins with this name.", 2 * PACE)
 
 
 def too_many(sentence: str, seconds: float) -> RateLimitExceeded:
-    """An error that says when to come back, to people, too: the admin shows it as it is."""
+    """An error that tells people when to come back, in minutes where that is long, and programs in seconds."""
     wait = max(1, math.ceil(seconds))
-    return RateLimitExceeded(f"{sentence} Try again in {wait} s.", retry_after=wait)
+    amount, unit = (wait, "second") if wait < 100 else (math.ceil(wait / 60), "minute")
+    told = f"{sentence} Try again in {amount} {unit}{'' if amount == 1 else 's'}."
+    return RateLimitExceeded(told, retry_after=wait)
 
 
 def is_known(name: str, address: str | None) -> bool:
@@ -103,6 +107,21 @@ def count_failure(sender: Any, credentials: dict[str, Any], request: Any = None,
         return
     event_counter().add(f"login-address:{address_of(own_request(request))}", MINUTE)
     event_counter().add(name_key(name_of(request, credentials)), QUARTER)
+
+
+def forget_sign_ins(names: Collection[str], pseudonym: str) -> None:
+    """Take these names out of the records of sign-ins, with the addresses and browsers that they came with.
+
+    Upper and lower case are one, but for spellings that are a user's name now. Failed tries are deleted.
+    """
+    spelled = Q()
+    for name in names:
+        spelled |= Q(username__iexact=name)
+    taken = User.objects.values("username")
+    AccessAttempt.objects.filter(spelled).exclude(username__in=taken).delete()
+    for model in (AccessLog, AccessFailureLog):
+        rows = model.objects.filter(spelled).exclude(username__in=taken)
+        rows.update(username=pseudonym, ip_address=None, user_agent="", http_accept="")
 
 
 def name_key(name: str) -> str:
