@@ -14,9 +14,10 @@ from django_prometheus.middleware import Metrics
 
 from accounts.errors import GatewayError
 from proxy import metrics
-from proxy.answers import answer_to, new_request_id
+from proxy.answers import new_request_id
 
 from .addresses import client_address, scope_of
+from .pages import answer
 
 GetResponse = Callable[[HttpRequest], Awaitable[HttpResponseBase]]
 
@@ -163,7 +164,7 @@ class GatewayErrors:
         return self.get_response(request)
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponseBase | None:
-        return answer_to(exception, request) if isinstance(exception, GatewayError) else None
+        return answer(request, exception) if isinstance(exception, GatewayError) else None
 
 
 class CommonMiddleware(common.CommonMiddleware):

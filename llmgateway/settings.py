@@ -189,6 +189,7 @@ USE_TZ = True
 TIME_ZONE = "UTC"
 USE_I18N = False
 FORMAT_MODULE_PATH = ["llmgateway.formats"]
+CSRF_FAILURE_VIEW = "llmgateway.pages.csrf_failure"
 LOGIN_URL = "account-login"
 LOGIN_REDIRECT_URL = "admin:index"
 SECURE_REDIRECT_EXEMPT = [r"^metrics$"]

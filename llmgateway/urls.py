@@ -9,6 +9,7 @@ from proxy import dashboard, health, views
 from proxy.endpoints import ENDPOINTS
 
 from .metrics import export_metrics
+from .pages import favicon
 
 urlpatterns = [
     # relay lane
@@ -26,9 +27,11 @@ urlpatterns = [
     path("admin/live/", admin.site.admin_view(dashboard.live), name="admin-live"),
     path("admin/", admin.site.urls),
     path("metrics", export_metrics, name="metrics"),
-    path("", RedirectView.as_view(pattern_name="admin:index")),
+    path("favicon.ico", favicon, name="favicon"),
+    path("", RedirectView.as_view(pattern_name="account")),
 ]
 
 handler400 = "llmgateway.pages.bad_request"
+handler403 = "llmgateway.pages.forbidden"
 handler404 = "llmgateway.pages.not_found"
 handler500 = "llmgateway.pages.server_error"

@@ -108,8 +108,8 @@ def test_the_admin_has_pages_of_its_own_for_what_is_not_found(http):
     assert "text/html" in http.get("/admin/nope/", follow_redirects=True).headers["content-type"]
 
 
-def test_the_root_leads_to_the_admin(http):
-    assert http.get("/").headers["location"] == "/admin/"
+def test_the_root_leads_to_the_account(http):
+    assert http.get("/").headers["location"] == "/account/"
 
 
 def test_a_client_that_leaves_before_its_body_is_whole_is_forgotten(live, bob):
