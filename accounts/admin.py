@@ -6,17 +6,24 @@ from typing import Any
 from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
+from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.auth.models import Group
+from django.core.exceptions import PermissionDenied
+from django.db import transaction
 from django.db.models import Count, QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
+from django.urls import path, reverse
 from django.utils import timezone
+from django.utils.html import format_html
 from unfold.admin import ModelAdmin, TabularInline
 from unfold.widgets import UnfoldAdminTextareaWidget
 
 from . import login_admin  # noqa: F401  # registers pages
+from .confirmation import AskingAdmin, Question, is_confirmed, named
+from .keys import show_once, text_to_show
 from .models import ApiKey, Quota, Tier, User
-from .tokens import ApiKeyToken
 from .user_admin import is_id, within_reach
 
 admin.site.index_title = "Dashboard"
@@ -95,8 +102,9 @@ class ApiKeyForm(forms.ModelForm):
 
 
 @admin.register(ApiKey)
-class ApiKeyAdmin(ModelAdmin):
+class ApiKeyAdmin(AskingAdmin):
     form = ApiKeyForm
+    change_form_outer_before_template = "admin/accounts/apikey/revoke.html"
     list_display = ["name", "user", "created_at", "expires_at", "state"]
     list_filter = ["user__tier"]
     show_facets = admin.ShowFacets.NEVER
@@ -126,21 +134,67 @@ class ApiKeyAdmin(ModelAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: ApiKey | None = None) -> bool:
         return False
 
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
+    ) -> HttpResponse:
+        key = self.get_object(request, object_id)
+        may_revoke = key is not None and key.revoked_at is None and super().has_change_permission(request)
+        if may_revoke:
+            may_revoke = within_reach(request.user, User.objects.filter(pk=key.user_id)).exists()
+        return super().change_view(request, object_id, form_url, {"may_revoke": may_revoke, **(extra_context or {})})
+
     @admin.display(empty_value="-")
     def state(self, key: ApiKey) -> str:
         return f"revoked {key.revoked_at:%Y-%m-%d %H:%M}" if key.revoked_at else key.state
 
+    # -- a new key is shown once ---------------------------------------------------------------------------------
+
+    def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
+        """One button: after a key comes its page, and nothing is edited there."""
+        buttons = {"show_save_and_add_another": False, "show_save_and_continue": False}
+        return super().add_view(request, form_url, {**buttons, **(extra_context or {})})
+
     def response_add(self, request: HttpRequest, obj: ApiKey, post_url_continue: str | None = None) -> HttpResponse:
-        """Show the key instead of the list: no copy of it is kept, not even in a message's cookie."""
+        """Lead to the key's page, so that loading the answer again makes no second key."""
+        show_once(request.session, obj)
+        return HttpResponseRedirect(reverse("admin:accounts_apikey_made", args=[obj.pk]))
+
+    def get_urls(self) -> list[Any]:
+        page = self.admin_site.admin_view(self.made_view)
+        return [path("<int:pk>/made/", page, name="accounts_apikey_made"), *super().get_urls()]
+
+    def made_view(self, request: HttpRequest, pk: int) -> HttpResponse:
+        """The page of a new key, with its text for whoever made it, once."""
+        if not self.has_add_permission(request):
+            raise PermissionDenied
+        key = get_object_or_404(ApiKey, pk=pk)
         context = self.admin_site.each_context(request)
-        context |= {"title": "API key made", "key": obj, "opts": self.opts, "token": str(ApiKeyToken.for_key(obj))}
+        context |= {"opts": self.opts, "key": key, "token": text_to_show(request.session, key)}
+        context["title"] = "New API key"
         response = TemplateResponse(request, "admin/accounts/apikey/made.html", context)
         response["Cache-Control"] = "no-store"
         return response
 
+    # -- revoking ------------------------------------------------------------------------------------------------
+
     @admin.action(description="Revoke: these keys stop working", permissions=["change"])
-    def revoke(self, request: HttpRequest, keys: Any) -> None:
-        keys = keys.filter(user__in=within_reach(request.user, User.objects.all()))
-        for key in keys.filter(revoked_at=None):
-            self.log_change(request, key, "Revoked.")
-        self.message_user(request, f"{keys.revoke()} revoked; they stop working within 2 seconds.", messages.SUCCESS)
+    def revoke(self, request: HttpRequest, keys: Any) -> HttpResponse | None:
+        chosen = list(keys.filter(user__in=within_reach(request.user, User.objects.all()), revoked_at=None))
+        if left := keys.count() - len(chosen):
+            self.message_user(
+                request, f"Left as they are, since they are revoked or of staff: {left}.", messages.WARNING
+            )
+        if not chosen:
+            return None
+        names = [str(key) for key in chosen]
+        if not is_confirmed(request):
+            effects = ["The keys stop working within 2 seconds. Programs that use them need new keys."]
+            several = names if len(names) > 1 else ()
+            title = format_html("Revoke {}?", named(names))
+            return self.ask(request, Question(title, "Revoke", effects, is_final=True, names=several))
+        with transaction.atomic():
+            ApiKey.objects.filter(pk__in=[key.pk for key in chosen]).revoke()
+            LogEntry.objects.log_actions(request.user.pk, chosen, CHANGE, "Revoked.")  # type: ignore[arg-type]  # signed in
+        told = format_html("{} revoked. Takes effect within 2 seconds.", named(names))
+        self.message_user(request, told, messages.SUCCESS)
+        return None

@@ -1,8 +1,9 @@
-"""API keys that users make for themselves: whether they may, how many, for how long."""
+"""API keys: who may make some, how many, for how long, and how pages show a new one once."""
 
 from datetime import datetime, timedelta
 
 from django.conf import settings
+from django.contrib.sessions.backends.base import SessionBase
 from django.db import transaction
 from django.utils import timezone
 from rest_framework_simplejwt.tokens import Token
@@ -11,7 +12,7 @@ from .errors import InvalidRequest, PasswordNeeded, TooManyKeys
 from .models import ApiKey, SignIn, User
 from .tokens import ApiKeyToken
 
-RECENT = timedelta(minutes=5)  # that a password given is good for
+RECENT = timedelta(minutes=5)  # that a password given is good for, and a new key is shown within
 
 
 def check_password_is_recent(token: Token) -> None:
@@ -43,3 +44,24 @@ def make_key(user: User, name: str, expires_at: datetime | None = None) -> tuple
             raise TooManyKeys(f"You have {settings.MAX_KEYS_PER_USER} keys, and may have no more. Revoke one first.")
         key = ApiKey.objects.create(user=user, name=name, expires_at=expires_at)
     return key, str(ApiKeyToken.for_key(key))
+
+
+# -- shown once, by a page of its own that can be loaded again ---------------------------------------------------------
+
+
+def show_once(session: SessionBase, key: ApiKey) -> None:
+    """Let this session show the text of a new key once. The text itself is kept nowhere, not in a session either."""
+    session[shown_by(key.pk)] = True
+
+
+def text_to_show(session: SessionBase, key: ApiKey) -> str:
+    """The text of a new key, signed anew from its row, the first time that it is asked for; empty after that."""
+    if not session.pop(shown_by(key.pk), False):
+        return ""
+    is_new = key.created_at > timezone.now() - RECENT and key.revoked_at is None
+    return str(ApiKeyToken.for_key(key)) if is_new else ""
+
+
+def shown_by(pk: int) -> str:
+    """The session's entry that lets it show a key."""
+    return f"new_key:{pk}"

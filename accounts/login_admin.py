@@ -4,10 +4,13 @@ from typing import Any
 
 from axes.models import AccessAttempt, AccessLog
 from django.conf import settings
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.utils.html import format_html
 from unfold.admin import ModelAdmin
+
+from .confirmation import named
 
 
 class SignInPages(ModelAdmin):
@@ -39,10 +42,11 @@ class AccessAttemptAdmin(SignInPages):
 
     @admin.action(description="Unlock: forget these failures", permissions=["delete"])
     def unlock(self, request: HttpRequest, attempts: QuerySet[AccessAttempt]) -> None:
-        for attempt in attempts:
-            self.log_deletions(request, attempts.filter(pk=attempt.pk))
-        count, _ = attempts.delete()
-        self.message_user(request, f"{count} unlocked.")
+        chosen = list(attempts)
+        self.log_deletions(request, chosen)
+        attempts.delete()
+        names = [f"{attempt.username} at {attempt.ip_address}" for attempt in chosen]
+        self.message_user(request, format_html("{} unlocked.", named(names)), messages.SUCCESS)
 
 
 @admin.register(AccessLog)

@@ -10,12 +10,15 @@ from django.contrib.auth import authenticate, views
 from django.contrib.auth.forms import AuthenticationForm, PasswordChangeForm
 from django.contrib.auth.mixins import LoginRequiredMixin
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import get_object_or_404
+from django.template.response import TemplateResponse
 from django.urls import reverse, reverse_lazy
 from django.utils import timezone
 from django.views.generic import TemplateView, View
 
+from .confirmation import Question, ask, is_confirmed
 from .errors import GatewayError, RateLimitExceeded, StoreUnavailable
-from .keys import make_key
+from .keys import make_key, show_once, text_to_show
 from .logins import GuardedOldPassword
 from .models import ApiKey, User
 from .usage import MONTH, RECENT_CALLS, usage_reader
@@ -50,7 +53,7 @@ class PasswordView(views.PasswordChangeView):
 
     def form_valid(self, form: Any) -> HttpResponse:
         messages.success(
-            self.request, "Your password is changed, and tokens made before are refused. Keys go on working."
+            self.request, "Your password is changed. You are signed out everywhere else; API keys keep working."
         )
         return super().form_valid(form)
 
@@ -80,7 +83,7 @@ class NewKeyForm(forms.Form):
 
 
 class AccountView(LoginRequiredMixin, TemplateView):
-    """Everything on one page. A new key is shown in answer to the form that made it, and never again."""
+    """Everything on one page."""
 
     template_name = "account/account.html"
 
@@ -100,23 +103,47 @@ class AccountView(LoginRequiredMixin, TemplateView):
         return super().get_context_data(**{**context, **told})
 
     def post(self, request: HttpRequest) -> HttpResponse:
-        """Make a key."""
-        form, text = NewKeyForm(request, request.POST), ""
+        """Make a key, and lead to its page: loading the answer again makes no second one."""
+        form = NewKeyForm(request, request.POST)
         if form.is_valid():
             try:
-                _, text = make_key(user_of(request), form.cleaned_data["name"])
-                form = NewKeyForm(request)
+                key, _ = make_key(user_of(request), form.cleaned_data["name"])
+                show_once(request.session, key)
+                return HttpResponseRedirect(reverse("account-key-made", args=[key.pk]))
             except GatewayError as exc:
                 form.add_error(None, str(exc))
-        response = self.render_to_response(self.get_context_data(form=form, text=text))
+        return self.render_to_response(self.get_context_data(form=form))
+
+
+class KeyMadeView(LoginRequiredMixin, View):
+    """The page of a new key, with its text once."""
+
+    def get(self, request: HttpRequest, pk: int) -> HttpResponse:
+        key = get_object_or_404(ApiKey, user=user_of(request), pk=pk)
+        context = {"key": key, "text": text_to_show(request.session, key)}
+        response = TemplateResponse(request, "account/key_made.html", context)
         response["Cache-Control"] = "no-store"
         return response
 
 
 class RevokeKeyView(LoginRequiredMixin, View):
+    """Asks before it revokes. The question is an answer to a button, so that a link leads back to the account."""
+
+    def get(self, *_: Any, **__: Any) -> HttpResponse:
+        return HttpResponseRedirect(reverse("account"))
+
     def post(self, request: HttpRequest, pk: int) -> HttpResponse:
-        if ApiKey.objects.filter(user=user_of(request), pk=pk).revoke():
-            messages.success(request, "The key is revoked. It stops working within 2 seconds.")
+        keys = ApiKey.objects.filter(user=user_of(request), pk=pk, revoked_at=None)
+        key = keys.first()
+        if key is None:
+            messages.warning(request, "Nothing was revoked: this key does not work any more.")
+        elif not is_confirmed(request):
+            effects = ["It stops working within 2 seconds. Programs that use it need a new key."]
+            question = Question(f"Revoke the key “{key.name}”?", "Revoke", effects, is_final=True)
+            return ask(request, question, "account/confirm.html", reverse("account"))
+        else:
+            keys.revoke()
+            messages.success(request, f"The key “{key.name}” is revoked. It stops working within 2 seconds.")
         return HttpResponseRedirect(reverse("account"))
 
 

@@ -5,22 +5,36 @@ from functools import partial
 from typing import Any
 
 from django.contrib import admin, messages
+from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
+from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils import timezone
-from unfold.admin import ModelAdmin, TabularInline
+from django.utils.html import format_html
+from unfold.admin import TabularInline
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
+from .confirmation import AskingAdmin, is_confirmed, named
 from .errors import StoreUnavailable
 from .models import ApiKey, Quota, Tier, User
 from .usage import MONTH, RECENT_CALLS, QuotaUse, usage_reader
+from .user_actions import (
+    ERASE,
+    REACTIVATE,
+    RESET_QUOTAS,
+    REVOKE_KEYS,
+    REVOKE_TOKENS,
+    SUSPEND,
+    UserAction,
+    move_to,
+)
 
-HOLDS_WITHIN = "This holds within 2 seconds."
 KEYS_SHOWN = 20
 LONGEST_ID = 18  # digits
 RIGHTS = ("is_staff", "is_superuser", "user_permissions")
+OF_STAFF = Q(is_staff=True) | Q(is_superuser=True)
 
 
 class UserQuotas(TabularInline):
@@ -31,7 +45,7 @@ class UserQuotas(TabularInline):
 
 
 @admin.register(User)
-class UserAdmin(DjangoUserAdmin, ModelAdmin):
+class UserAdmin(DjangoUserAdmin, AskingAdmin):
     form = UserChangeForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
@@ -42,7 +56,7 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
     inlines = [UserQuotas]
-    actions = ["suspend", "reactivate", "make_key", "revoke_keys", "revoke_tokens", "reset_quotas"]
+    actions = ["suspend", "reactivate", "make_key", "revoke_keys", "revoke_tokens", "reset_quotas", "erase"]
     readonly_fields = ["last_login", "date_joined"]
     filter_horizontal = []
     fieldsets = [
@@ -70,22 +84,51 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Staff without all rights leave other staff alone: a new password would lend them theirs."""
-        return super().has_change_permission(request, obj) and (obj is None or self.may_reach(request, obj))
+        return super().has_change_permission(request, obj) and (
+            obj is None or (obj.erased_at is None and self.may_reach(request, obj))
+        )
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return super().has_delete_permission(request, obj) and (obj is None or self.may_reach(request, obj))
 
+    def has_erase_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """A permission of its own. Nobody erases themselves, so a superuser always remains."""
+        return request.user.has_perm("accounts.erase_user") and (
+            obj is None or (obj.erased_at is None and obj.pk != request.user.pk and self.may_reach(request, obj))
+        )
+
+    def has_make_key_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.has_perm("accounts.add_apikey") and (
+            obj is None or within_reach(request.user, User.objects.filter(pk=obj.pk)).exists()
+        )
+
     def may_reach(self, request: HttpRequest, user: User) -> bool:
         return request.user.is_superuser or not (user.is_staff or user.is_superuser)
 
-    def changeable(self, request: HttpRequest, users: QuerySet[User]) -> Any:
+    def changeable(self, request: HttpRequest, users: QuerySet[User]) -> QuerySet[User]:
         """Those of them that may be changed; the others are told of."""
-        chosen = users.count()
         if not request.user.is_superuser:
-            users = users.filter(is_staff=False, is_superuser=False)
-        if kept := chosen - users.count():
-            self.message_user(request, f"{kept} of them are staff, and stay as they are.", messages.WARNING)
-        return users
+            self.leave_out(request, users.filter(OF_STAFF), "Left as they are, since only superusers change staff: {}.")
+            users = users.exclude(OF_STAFF)
+        self.leave_out(request, users.exclude(erased_at=None), "Left as they are, since they were erased: {}.")
+        return users.filter(erased_at=None)
+
+    def leave_out(self, request: HttpRequest, users: QuerySet[User], sentence: str) -> None:
+        if names := [user.username for user in users]:
+            self.message_user(request, format_html(sentence, named(names)), messages.WARNING)
+
+    # -- who cannot be deleted -----------------------------------------------------------------------------------
+
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
+        """API keys protect their user. That nobody may delete a key is not the reason, so it is not told as one."""
+        to_delete, counts, perms_needed, protected = super().get_deleted_objects(objs, request)
+        perms_needed.discard(ApiKey._meta.verbose_name)
+        return to_delete, counts, perms_needed, protected
+
+    def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
+        user = self.get_object(request, object_id)
+        context = {"may_erase": user is not None and self.has_erase_permission(request, user)}
+        return super().delete_view(request, object_id, {**context, **(extra_context or {})})
 
     # -- what they have used -------------------------------------------------------------------------------------
 
@@ -117,6 +160,8 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):
         """What a user's page shows beside the form, as far as whoever looks may see it."""
         (uses,) = uses_of([user])
         shown: dict[str, Any] = {"uses": uses, "may_change": self.has_change_permission(request, user)}
+        shown |= {"may_make_key": self.has_make_key_permission(request, user)}
+        shown |= {"may_erase": self.has_erase_permission(request, user)}
         if request.user.has_perm("accounts.view_apikey"):
             shown["keys"] = ApiKey.objects.filter(user=user)[:KEYS_SHOWN]
         if request.user.has_perm("proxy.view_usagerecord"):
@@ -135,22 +180,29 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):
                 actions[name] = action, name, f"Move to tier {tier.name}"
         return actions
 
-    def note(self, request: HttpRequest, users: Any, what: str) -> Any:
-        """Write what is done with these users into their history. Gives those that it may be done with."""
-        users = self.changeable(request, users)
-        for user in users:
-            self.log_change(request, user, what)
-        return users
+    def act(self, request: HttpRequest, users: QuerySet[User], action: UserAction) -> HttpResponse | None:
+        """Do something with those of these users whom it concerns, once the question of it was answered with yes."""
+        users = users.filter(action.concerns)
+        chosen = list(users)
+        if not chosen:
+            self.message_user(request, action.needless, messages.WARNING)
+            return None
+        if action.effects and not is_confirmed(request):
+            return self.ask(request, action.question(chosen))
+        with transaction.atomic():
+            count = action.carry_out(users)
+            now = User.objects.filter(pk__in=[user.pk for user in chosen]).order_by("username")
+            LogEntry.objects.log_actions(request.user.pk, now, CHANGE, action.noted)  # type: ignore[arg-type]  # signed in
+        self.message_user(request, action.report(chosen, now, count), messages.SUCCESS)
+        return None
 
     @admin.action(description="Suspend: end tokens and refuse calls", permissions=["change"])
-    def suspend(self, request: HttpRequest, users: Any) -> None:
-        count = self.note(request, users, "Suspended.").suspend()
-        self.message_user(request, f"{count} suspended; their calls are refused within 2 seconds.")
+    def suspend(self, request: HttpRequest, users: Any) -> HttpResponse | None:
+        return self.act(request, self.changeable(request, users), SUSPEND)
 
     @admin.action(description="Reactivate: let them call and sign in again", permissions=["change"])
-    def reactivate(self, request: HttpRequest, users: Any) -> None:
-        count = self.note(request, users, "Reactivated.").reactivate()
-        self.message_user(request, f"{count} reactivated; they must sign in again.")
+    def reactivate(self, request: HttpRequest, users: Any) -> HttpResponse | None:
+        return self.act(request, self.changeable(request, users), REACTIVATE)
 
     @admin.action(description="Make an API key", permissions=["make_key"])
     def make_key(self, request: HttpRequest, users: Any) -> HttpResponse | None:
@@ -160,23 +212,30 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):
             return None
         return HttpResponseRedirect(f"{reverse('admin:accounts_apikey_add')}?user={users.get().pk}")
 
-    def has_make_key_permission(self, request: HttpRequest) -> bool:
-        return request.user.has_perm("accounts.add_apikey")
-
     @admin.action(description="Revoke all API keys", permissions=["change"])
-    def revoke_keys(self, request: HttpRequest, users: Any) -> None:
-        keys = ApiKey.objects.filter(user__in=self.note(request, users, "All API keys revoked."))
-        self.message_user(request, f"{keys.revoke()} keys revoked. {HOLDS_WITHIN}")
+    def revoke_keys(self, request: HttpRequest, users: Any) -> HttpResponse | None:
+        return self.act(request, self.changeable(request, users), REVOKE_KEYS)
 
     @admin.action(description="Revoke all tokens: they must sign in again", permissions=["change"])
-    def revoke_tokens(self, request: HttpRequest, users: Any) -> None:
-        count = self.note(request, users, "All tokens revoked.").revoke_tokens()
-        self.message_user(request, f"The tokens of {count} users are revoked; API keys go on. {HOLDS_WITHIN}")
+    def revoke_tokens(self, request: HttpRequest, users: Any) -> HttpResponse | None:
+        return self.act(request, self.changeable(request, users), REVOKE_TOKENS)
 
     @admin.action(description="Reset quotas: count what they use from zero", permissions=["change"])
-    def reset_quotas(self, request: HttpRequest, users: Any) -> None:
-        count = self.note(request, users, "Quotas reset.").reset_quotas()
-        self.message_user(request, f"The quotas of {count} users are unused again. {HOLDS_WITHIN}")
+    def reset_quotas(self, request: HttpRequest, users: Any) -> HttpResponse | None:
+        return self.act(request, self.changeable(request, users), RESET_QUOTAS)
+
+    @admin.action(description="Erase these persons, and keep what they used", permissions=["erase"])
+    def erase(self, request: HttpRequest, users: Any) -> HttpResponse | None:
+        self.leave_out(
+            request, users.filter(pk=request.user.pk), "Left as they are, since nobody erases themselves: {}."
+        )
+        return self.act(request, self.changeable(request, users.exclude(pk=request.user.pk)), ERASE)
+
+
+def move(pages: UserAdmin, request: HttpRequest, users: Any, *, tier: Tier) -> HttpResponse | None:
+    """The action that puts users on a tier."""
+    users = pages.changeable(request, users)
+    return pages.act(request, users, move_to(tier, users))
 
 
 def is_id(text: str) -> bool:
@@ -186,15 +245,8 @@ def is_id(text: str) -> bool:
 
 def within_reach(whoever: Any, users: QuerySet[User]) -> QuerySet[User]:
     """Those of these users that somebody may act for: superusers all, other staff nobody but themselves of staff."""
-    if whoever.is_superuser:
-        return users
-    return users.filter(Q(is_staff=False, is_superuser=False) | Q(pk=whoever.pk))
-
-
-def move(pages: UserAdmin, request: HttpRequest, users: Any, *, tier: Tier) -> None:
-    """The action that puts users on a tier."""
-    count = pages.note(request, users, f"Moved to tier {tier}.").update(tier=tier)
-    pages.message_user(request, f"{count} moved to tier {tier}. {HOLDS_WITHIN}")
+    users = users.filter(erased_at=None)
+    return users if whoever.is_superuser else users.filter(~OF_STAFF | Q(pk=whoever.pk))
 
 
 def uses_of(users: Sequence[User]) -> Sequence[Sequence[QuotaUse] | None]:

@@ -11,6 +11,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from unfold.admin import ModelAdmin
 
+from accounts.confirmation import Question, ask, is_confirmed
 from accounts.errors import StoreUnavailable
 from accounts.models import Tier
 
@@ -18,6 +19,13 @@ from . import upstream_admin  # noqa: F401  # registers a page
 from .gateway import gateway
 from .models import CachePage, ModelAlias
 from .usage_admin import ReadOnlyAdmin
+
+EMPTY = Question(
+    title="Empty the answer cache?",
+    button="Empty the cache",
+    effects=["All kept answers are dropped. Each is computed again when it is asked for, and charged as a new call."],
+    is_final=True,
+)
 
 
 @admin.register(ModelAlias)
@@ -33,6 +41,9 @@ class CachePageAdmin(ReadOnlyAdmin):
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
         if not self.has_view_permission(request):
             raise PermissionDenied
+        if request.method == "POST" and self.may_empty(request) and not is_confirmed(request):
+            context = {**self.admin_site.each_context(request), "opts": self.opts}
+            return ask(request, EMPTY, "admin/confirm.html", request.path, **context)
         if request.method == "POST":
             self.empty(request)
             return HttpResponseRedirect(request.path)

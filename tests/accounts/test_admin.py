@@ -85,8 +85,8 @@ def test_a_user_page_tells_what_was_used(page):
 
 def test_suspending_and_reactivating_are_actions_that_say_what_they_did(page):
     carol = person("carol")
-    for action, active, said in (("suspend", False, "1 suspended"), ("reactivate", True, "1 reactivated")):
-        response = page("user_changelist", action=action, _selected_action=carol.user.pk)
+    for action, active, said in (("suspend", False, "suspended."), ("reactivate", True, "reactivated.")):
+        response = page("user_changelist", action=action, _selected_action=carol.user.pk, confirmed="yes")
         assert said in response.content.decode()
         carol.user.refresh_from_db()
         assert carol.user.is_active is active
@@ -119,7 +119,8 @@ def test_a_key_that_is_expired_from_the_start_is_not_made(make_key):
 def test_revoking_keys_is_an_action_and_their_rows_stay(page, make_key):
     make_key()
     row = ApiKey.objects.get()
-    assert "1 revoked" in page("apikey_changelist", action="revoke", _selected_action=row.pk).content.decode()
+    revoked = page("apikey_changelist", action="revoke", _selected_action=row.pk, confirmed="yes")
+    assert f"{row} revoked." in revoked.text
     row.refresh_from_db()
     assert row.revoked_at
     assert page("apikey_delete", row.pk, post="yes").status_code == 403

@@ -102,7 +102,9 @@ def test_the_cache_has_a_page_that_says_how_much_it_holds(admin_client, cache):
 
 def test_the_admin_empties_it_and_is_told_and_the_history_knows(admin_client, cache):
     keep(cache, "a", "b")
-    response = admin_client.post(page("cachepage_changelist"), follow=True)
+    assert "Empty the answer cache?" in admin_client.post(page("cachepage_changelist")).text
+    assert "<strong>2</strong> answers" in admin_client.get(page("cachepage_changelist")).text
+    response = admin_client.post(page("cachepage_changelist"), {"confirmed": "yes"}, follow=True)
     assert "2 answers forgotten." in response.text
     assert "The cache is empty." in response.text
     assert LogEntry.objects.get().change_message == "Emptied: 2 answers forgotten."
@@ -117,7 +119,7 @@ def test_staff_see_and_empty_it_as_far_as_they_may(client, cache):
     assert client.post(page("cachepage_changelist")).status_code == 403
     staff.user_permissions.add(Permission.objects.get(codename="empty_cachepage"))
     assert "Empty the cache" in client.get(page("cachepage_changelist")).text
-    assert client.post(page("cachepage_changelist")).status_code == 302
+    assert client.post(page("cachepage_changelist"), {"confirmed": "yes"}).status_code == 302
 
 
 def test_the_page_says_what_it_goes_by(admin_client, cache, settings):
@@ -141,5 +143,5 @@ def test_where_redis_is_gone_the_page_says_so(admin_client, cache, monkeypatch):
     gone = RedisAnswers(f"redis://127.0.0.1:{free_port()}/0", 1000, lambda _: None)
     monkeypatch.setattr(gateway().cache, "store", gone)
     assert "Redis, which holds the cache, does not answer." in admin_client.get(page("cachepage_changelist")).text
-    response = admin_client.post(page("cachepage_changelist"), follow=True)
+    response = admin_client.post(page("cachepage_changelist"), {"confirmed": "yes"}, follow=True)
     assert "The cache was not emptied." in response.text
