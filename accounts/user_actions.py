@@ -1,6 +1,6 @@
 """Things that an admin does with users: the question before each, what it does, and how it is told afterwards."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,13 +46,13 @@ class UserAction:
             names=names if len(names) > 1 else (),
         )
 
-    def report(self, before: Sequence[User], now: Sequence[User], count: int) -> SafeString:
+    def report(self, before: Sequence[str], now: Iterable[User], count: int) -> SafeString:
         """The message afterwards, with links to the users' pages."""
         links = [
             format_html('<a href="{}">{}</a>', reverse("admin:accounts_user_change", args=[user.pk]), user)
             for user in now
         ]
-        return format_html(self.told, who=named(links), count=count, before=named([user.username for user in before]))
+        return format_html(self.told, who=named(links), count=count, before=named(before))
 
 
 SUSPEND = UserAction(

@@ -189,11 +189,12 @@ class UserAdmin(DjangoUserAdmin, AskingAdmin):
             return None
         if action.effects and not is_confirmed(request):
             return self.ask(request, action.question(chosen))
+        before = [user.username for user in chosen]
         with transaction.atomic():
             count = action.carry_out(users)
             now = User.objects.filter(pk__in=[user.pk for user in chosen]).order_by("username")
             LogEntry.objects.log_actions(request.user.pk, now, CHANGE, action.noted)  # type: ignore[arg-type]  # signed in
-        self.message_user(request, action.report(chosen, now, count), messages.SUCCESS)
+        self.message_user(request, action.report(before, now, count), messages.SUCCESS)
         return None
 
     @admin.action(description="Suspend: end tokens and refuse calls", permissions=["change"])

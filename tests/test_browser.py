@@ -1,91 +1,24 @@
-"""The pages, in a real browser: what an admin and a client do from the first sign-in on, and how it all looks.
-
-SCREENSHOTS=folder keeps a picture of each page, light and dark, wide and narrow.
-"""
+"""The pages, in a real browser: what an admin and a client do from the first sign-in on, and how it all looks."""
 
 import os
-import shutil
 import subprocess
 import sys
-from pathlib import Path
-from urllib.parse import urlsplit
 
-import httpx
 import pytest
 from django.utils import timezone
-from playwright.sync_api import Error, Page, expect, sync_playwright
+from playwright.sync_api import expect
 
 from accounts.models import User
 from proxy.gateway import gateway
 from proxy.models import ModelAlias, RefusalCount, Upstream, UsageRecord
-from tests.cast import Person, bearer, new_tier, numbers, person
-from tests.conftest import CHAT
+from tests.browsing import PASSWORD, WIDE, browser, call, look_at, page, root, sign_in  # noqa: F401  # fixtures
+from tests.cast import new_tier, numbers, person
 from tests.proxy.rows import usage_row
-from tests.servers import PATIENCE, leave_out, wait_until
+from tests.servers import PATIENCE, wait_until
+
+# ruff: noqa: F811  # a test's argument is the fixture of that name
 
 pytestmark = pytest.mark.once
-
-PASSWORD = "xk-71-opensesame"
-WIDE, NARROW = (1280, 900), (390, 800)
-expect.set_options(timeout=PATIENCE * 1000)  # milliseconds
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        leave_out("chromium is not installed (on Debian: apt-get install chromium).")
-    before = os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE")
-    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"  # playwright runs a loop in this thread, and tests ask the database
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield launched
-        launched.close()
-    if before is None:
-        del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
-
-
-@pytest.fixture
-def page(browser, live):
-    """A new browser's only page. It fails where anything is loaded from elsewhere, or where a script fails."""
-    context = browser.new_context(base_url=live.url, viewport={"width": WIDE[0], "height": WIDE[1]})
-    page = context.new_page()
-    page.set_default_timeout(PATIENCE * 1000)  # milliseconds
-    wrong: list[str] = []
-    own = urlsplit(live.url).netloc
-
-    def look(request):
-        where = urlsplit(request.url)
-        if where.scheme not in ("data", "blob") and where.netloc != own:
-            wrong.append(f"asks {where.netloc}")
-
-    page.on("request", look)
-    page.on("pageerror", lambda error: None if is_known(error) else wrong.append(f"script: {error.stack}"))
-    page.on("console", lambda told: wrong.append(f"console: {told.text}") if told.type == "error" else None)
-    yield page
-    context.close()
-    assert not wrong
-
-
-def is_known(error: Error) -> bool:
-    """Django's script for actions may look for a button before unfold has put it there, to warn of edits in lists."""
-    return "actions.js" in (error.stack or "") and "addEventListener" in error.message
-
-
-def root() -> Person:
-    return person("root", is_staff=True, is_superuser=True, password=PASSWORD)
-
-
-def sign_in(page: Page, path: str, someone: Person) -> None:
-    page.goto(path)
-    page.locator("[name=username]").fill(someone.user.username)
-    page.locator("[name=password]").fill(PASSWORD)
-    page.locator("[name=password]").press("Enter")
-
-
-def call(live, key: str) -> httpx.Response:
-    body = {**CHAT, "messages": [{"role": "user", "content": "Name three colours."}]}
-    return httpx.post(f"{live.url}/v1/chat/completions", headers=bearer(key), json=body, timeout=PATIENCE)
 
 
 def test_an_admin_onboards_a_client_sees_its_calls_and_suspends_it(page, live):
@@ -135,7 +68,8 @@ def test_an_admin_onboards_a_client_sees_its_calls_and_suspends_it(page, live):
     page.get_by_role("link", name=name).click()
     expect(page.get_by_text("1 of 50")).to_be_visible()
     page.get_by_role("button", name="Suspend").click()
-    expect(page.get_by_text("1 suspended")).to_be_visible()
+    page.get_by_role("button", name="Suspend").click()
+    expect(page.get_by_text(f"{name} suspended")).to_be_visible()
     wait_until(lambda: call(live, key).status_code == 403, "the next call is refused")
     page.goto(f"/admin/accounts/user/{User.objects.get(username=name).pk}/history/")
     expect(page.get_by_text("Suspended.")).to_be_visible()
@@ -163,8 +97,9 @@ def test_a_client_sees_its_limits_and_makes_uses_and_revokes_a_key(page, live):
     assert call(live, key).status_code == 200
     page.goto("/account/")
     expect(page.get_by_text("1 of 9")).to_be_visible()
+    page.get_by_role("button", name="Revoke laptop").click()
     page.get_by_role("button", name="Revoke").click()
-    expect(page.get_by_text("The key is revoked")).to_be_visible()
+    expect(page.get_by_text("The key “laptop” is revoked")).to_be_visible()
     wait_until(lambda: call(live, key).status_code == 401, "the key has ended")
 
     page.get_by_role("link", name="API", exact=True).click()
@@ -216,27 +151,6 @@ ADMIN_PAGES = {
     "failed-sign-ins": "/admin/axes/accessattempt/",
 }
 CLIENT_PAGES = {"account": "/account/", "password": "/account/password", "docs": "/docs"}
-
-
-FOLDER = os.environ.get("SCREENSHOTS")
-THEMES = ("light", "dark") if FOLDER else ("light",)
-
-
-def look_at(page: Page, name: str, path: str = "") -> None:
-    """Wide and narrow, nothing sticks out at the side. For pictures it is opened in light and dark."""
-    for theme in THEMES:
-        page.emulate_media(color_scheme=theme)
-        if path:
-            page.goto(path)
-        if name.startswith("docs"):
-            page.wait_for_load_state("networkidle")
-        for form, (width, height) in {"wide": WIDE, "narrow": NARROW}.items():
-            page.set_viewport_size({"width": width, "height": height})
-            if FOLDER:
-                Path(FOLDER).mkdir(parents=True, exist_ok=True)
-                page.screenshot(path=Path(FOLDER) / f"{name}-{theme}-{form}.png", full_page=name != "calls")
-            sticks_out = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-            assert sticks_out <= 0, (name, theme, form, sticks_out)
 
 
 def test_the_pages_of_the_admin_fit_any_window(page, live):

@@ -7,9 +7,9 @@ from playwright.sync_api import expect
 
 from proxy.gateway import gateway
 from proxy.models import Upstream
+from tests.browsing import browser, look_at, page, root, sign_in  # noqa: F401  # fixtures
 from tests.cast import numbers
 from tests.servers import free_port, wait_until
-from tests.test_browser import browser, look_at, page, root, sign_in  # noqa: F401  # fixtures
 
 # ruff: noqa: F811  # a test's argument is the fixture of that name
 

@@ -8,10 +8,10 @@ from playwright.sync_api import expect
 from accounts.models import Tier
 from proxy.models import UsageRecord
 from proxy.usage_admin import UsageRecordAdmin
+from tests.browsing import browser, look_at, page, root, sign_in  # noqa: F401  # fixtures
 from tests.cast import new_tier
 from tests.llmgateway.test_page_queries import FOREVER
 from tests.proxy.rows import usage_row
-from tests.test_browser import browser, look_at, page, root, sign_in  # noqa: F401  # fixtures
 
 # ruff: noqa: F811  # a test's argument is the fixture of that name
 

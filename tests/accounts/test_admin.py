@@ -111,6 +111,44 @@ def test_a_key_is_shown_once(page, make_key):
     assert key[:100] not in page("apikey_change", row.pk).content.decode()
 
 
+@pytest.mark.parametrize("button", ["_save", "_addanother", "_continue"])
+def test_a_key_leads_to_its_page_and_is_shown_there_once(admin_client, button):
+    fields = {"user": person("alice").user.pk, "name": "x", "expires_at_0": "2099-01-01", "expires_at_1": "00:00:00"}
+    where = admin_client.post(reverse("admin:accounts_apikey_add"), {**fields, button: "1"}).headers["location"]
+    assert where == reverse("admin:accounts_apikey_made", args=[ApiKey.objects.get().pk])
+    assert "eyJ" not in str(dict(admin_client.session))
+    shown = admin_client.get(where)
+    assert "eyJ" in shown.text
+    assert "no-store" in shown["cache-control"]
+    assert "eyJ" not in admin_client.get(where).text
+    assert ApiKey.objects.count() == 1
+
+
+def test_the_form_of_a_key_has_no_buttons_that_do_something_else(page):
+    text = page("apikey_add").text
+    assert 'name="_save"' in text
+    assert 'name="_addanother"' not in text
+    assert 'name="_continue"' not in text
+
+
+def test_a_key_is_revoked_on_its_own_page_after_a_question(page, make_key):
+    make_key()
+    row = ApiKey.objects.get()
+    assert 'value="revoke"' in page("apikey_change", row.pk).text
+    asked = page("apikey_changelist", action="revoke", _selected_action=row.pk)
+    assert asked.context["title"] == f"Revoke {row}?"
+    assert ApiKey.objects.working().exists()
+    page("apikey_changelist", action="revoke", _selected_action=row.pk, confirmed="yes")
+    assert 'value="revoke"' not in page("apikey_change", row.pk).text
+
+
+def test_revoking_nothing_is_a_warning(page, make_key):
+    make_key()
+    ApiKey.objects.revoke()
+    answer = page("apikey_changelist", action="revoke", _selected_action=ApiKey.objects.get().pk)
+    assert [each.level_tag for each in answer.context["messages"]] == ["warning"]
+
+
 def test_a_key_that_is_expired_from_the_start_is_not_made(make_key):
     assert "This moment has passed" in make_key(expires_at_0="2020-01-01").content.decode()
     assert not ApiKey.objects.exists()

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 from django.contrib.messages import get_messages
+from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
@@ -63,6 +64,38 @@ def test_a_key_is_made_with_the_password_and_shown_once(client, alice):
     again = client.get(PAGE).text
     assert "laptop" in again
     assert text[:100] not in again
+
+
+def test_the_text_of_a_key_is_shown_to_its_session_once_and_kept_nowhere(client, alice):
+    where = client.post(PAGE, {"name": "laptop", "password": PASSWORD}).headers["location"]
+    assert "eyJ" not in str(dict(client.session))
+    stranger = Client()
+    stranger.force_login(alice.user, backend="django.contrib.auth.backends.ModelBackend")
+    assert "<textarea" not in stranger.get(where).text
+    assert "<textarea" in client.get(where).text
+    assert "<textarea" not in client.get(where).text
+    assert ApiKey.objects.count() == 1
+
+
+def test_a_key_is_shown_for_some_minutes_only_and_not_once_it_is_revoked(client, alice):
+    late, revoked = (client.post(PAGE, {"name": "x", "password": PASSWORD}).headers["location"] for _ in range(2))
+    second, first = ApiKey.objects.order_by("-pk")
+    ApiKey.objects.filter(pk=first.pk).update(created_at=timezone.now() - timedelta(minutes=6))
+    ApiKey.objects.filter(pk=second.pk).revoke()
+    for where in (late, revoked):
+        assert "was shown once" in client.get(where).text
+
+
+def test_the_page_of_a_key_is_its_owners(client, alice):
+    assert client.get(reverse("account-key-made", args=[person("bob").key()[0].pk])).status_code == 404
+
+
+def test_a_key_is_revoked_after_a_question_only(client, alice):
+    key = alice.key(name="laptop")[0]
+    path = reverse("account-revoke-key", args=[key.pk])
+    assert client.get(path).headers["location"] == PAGE
+    assert "Revoke the key “laptop”?" in client.post(path).text
+    assert ApiKey.objects.working().count() == 1
 
 
 @pytest.mark.parametrize(

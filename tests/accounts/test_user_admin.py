@@ -3,9 +3,11 @@
 import pytest
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission
+from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
+from accounts.confirmation import named
 from accounts.models import ApiKey, Tier, User
 from accounts.user_admin import KEYS_SHOWN
 from proxy.gateway import gateway
@@ -87,6 +89,138 @@ def test_a_user_page_has_the_actions_that_fit(admin_client):
     text = admin_client.get(change_page(alice)).text
     assert 'value="reactivate"' in text
     assert 'value="suspend"' not in text
+
+
+# -- questions -----------------------------------------------------------------------------------------------------
+
+ACTIONS = ["suspend", "revoke_keys", "revoke_tokens", "reset_quotas", "erase", "move_to_free"]
+
+
+def state_of(someone):
+    row = User.objects.filter(pk=someone.user.pk).values().get()
+    return row, list(someone.user.api_keys.values())
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_nothing_is_done_before_the_question_is_answered(admin_client, action):
+    alice = person("alice")
+    alice.key()
+    before = state_of(alice)
+    asked = act(admin_client, action, alice, confirmed="")
+    assert alice.user.username in asked.context["title"]
+    assert ("cannot be undone" in asked.text) is (action not in ("suspend", "move_to_free"))
+    assert (state_of(alice), history_of(alice)) == (before, [])
+    act(admin_client, action, alice)
+    assert state_of(alice) != before
+    assert len(history_of(alice)) == 1
+
+
+def test_a_question_sends_what_was_chosen_and_where_it_was_chosen(admin_client):
+    alice, bob = person("alice"), person("bob")
+    asked = act(admin_client, "suspend", alice, bob, path=f"{USERS}?is_active__exact=1", confirmed="", index="0")
+    assert sorted(asked.context["fields"]) == sorted(
+        [("action", "suspend"), ("_selected_action", str(alice.user.pk)), ("_selected_action", str(bob.user.pk))]
+    )
+    assert asked.context["back"] == f"{USERS}?is_active__exact=1"
+
+
+def test_all_users_of_a_filter_are_asked_about_and_moved(admin_client):
+    tier = new_tier()
+    for number in range(60):  # more than one page of the list
+        person(f"m{number:02}", tier)
+    filtered = f"{USERS}?tier__id__exact={tier.pk}"
+    first = tier.users.order_by("username").first()
+    fields = {"action": "move_to_free", "_selected_action": first.pk, "select_across": "1"}
+    asked = admin_client.post(filtered, fields)
+    assert f"On another tier until now: {tier} (60)." in asked.text
+    assert "and 57 more" in asked.context["title"]
+    assert "and 10 more</p>" in asked.text
+    done = admin_client.post(filtered, {**dict(asked.context["fields"]), **YES}, follow=True)
+    assert "and 57 more moved to tier free" in done.text
+    assert tier.users.count() == 0
+
+
+@pytest.mark.parametrize(
+    ("count", "told"),
+    [(1, "a"), (2, "a and b"), (4, "a, b, c and d"), (5, "a, b, c and 2 more"), (15, "a, b, c and 12 more")],
+)
+def test_a_sentence_names_a_few_and_counts_the_others(count, told):
+    assert named("abcdefghijklmnopqrst"[:count]) == told
+
+
+def test_names_in_a_sentence_are_text_not_html():
+    assert named(["<b>", "&"]) == "&lt;b&gt; and &amp;"
+
+
+@pytest.mark.parametrize(
+    ("chosen_on", "leads_to"),
+    [
+        (
+            "/admin/accounts/user/7/change/?_changelist_filters=q%3Da",
+            "/admin/accounts/user/7/change/?_changelist_filters=q%3Da",
+        ),
+        ("https://evil.example/", USERS),
+        ("//evil.example/", USERS),
+        ("javascript:alert(1)", USERS),
+        ("", USERS),
+    ],
+)
+def test_an_action_leads_back_to_where_it_was_chosen(admin_client, chosen_on, leads_to):
+    fields = {"action": "suspend", "_selected_action": person("alice").user.pk, "next": chosen_on}
+    assert admin_client.post(USERS, fields).context["back"] == leads_to
+    assert admin_client.post(USERS, {**fields, **YES}).headers["location"] == leads_to
+
+
+@pytest.mark.parametrize(
+    ("action", "told"),
+    [
+        ("suspend", "Nobody was suspended"),
+        ("revoke_keys", "No API key was revoked"),
+        ("move_to_enterprise", "Nobody was moved"),
+    ],
+)
+def test_what_changes_nothing_is_a_warning_and_no_question(admin_client, action, told):
+    carol = person("carol", is_active=action != "suspend")
+    answer = act(admin_client, action, carol, confirmed="")
+    assert [(each.level_tag, told in str(each)) for each in answer.context["messages"]] == [("warning", True)]
+    assert history_of(carol) == []
+
+
+@pytest.mark.parametrize("action", [*ACTIONS, "reactivate"])
+def test_all_that_is_done_is_told_in_one_colour_and_by_name(admin_client, action):
+    alice = person("alice", is_active=action != "reactivate")
+    alice.key()
+    (told,) = act(admin_client, action, alice).context["messages"]
+    assert told.level_tag == "success"
+    assert alice.user.username in str(told)
+
+
+def test_a_superuser_leaves_nobody_out_and_others_are_told_whom(staff):
+    alice, root = person("alice"), person("root", is_staff=True)
+    answer = act(staff, "suspend", alice, root, confirmed="")
+    assert f"since only superusers change staff: {root.user.username}." in answer.text
+    assert answer.context["title"] == f"Suspend {alice.user.username}?"
+
+
+# -- browser sessions ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("actions", [["revoke_tokens"], ["suspend", "reactivate"], ["erase"]])
+def test_browser_sessions_end_with_the_tokens(admin_client, actions):
+    alice, browser = person("alice"), Client()
+    browser.force_login(alice.user, backend="django.contrib.auth.backends.ModelBackend")
+    assert browser.get("/account/").status_code == 200
+    for action in actions:
+        act(admin_client, action, alice)
+    assert browser.get("/account/").status_code == 302
+
+
+def test_other_actions_end_no_session(admin_client):
+    alice, browser = person("alice"), Client()
+    browser.force_login(alice.user, backend="django.contrib.auth.backends.ModelBackend")
+    for action in ("reset_quotas", "move_to_free", "revoke_keys"):
+        act(admin_client, action, alice)
+    assert browser.get("/account/").status_code == 200
 
 
 # -- quotas --------------------------------------------------------------------------------------------------------
