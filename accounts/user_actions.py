@@ -139,7 +139,7 @@ def move_to(tier: Tier, users: Users) -> UserAction:
             f"The limits of tier {tier} hold from the next call on.",
             f"On another tier until now: {', '.join(f'{name} ({count})' for name, count in left)}.",
         ],
-        stays=["Personal quotas stay."],
+        stays=["Personal quotas hold as before."],
         carry_out=lambda users: users.update(tier=tier),
         concerns=~Q(tier=tier),
         needless=f"Nobody was moved: the accounts are on tier {tier} already.",

@@ -100,6 +100,8 @@ def look_at(page: Page, name: str, path: str = "") -> None:
         page.emulate_media(color_scheme=theme)
         if path:
             page.goto(path)
+        else:  # the admin looks at the scheme when it is loaded
+            page.evaluate("dark => document.documentElement.classList.toggle('dark', dark)", theme == "dark")
         if name.startswith("docs"):
             page.wait_for_load_state("networkidle")
         for form, (width, height) in {"wide": WIDE, "narrow": NARROW}.items():

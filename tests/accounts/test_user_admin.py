@@ -134,7 +134,8 @@ def test_all_users_of_a_filter_are_asked_about_and_moved(admin_client):
     asked = admin_client.post(filtered, fields)
     assert f"On another tier until now: {tier} (60)." in asked.text
     assert "and 57 more" in asked.context["title"]
-    assert "and 10 more</p>" in asked.text
+    assert "60 in all: " in asked.text
+    assert " and 10 more.</p>" in asked.text
     done = admin_client.post(filtered, {**dict(asked.context["fields"]), **YES}, follow=True)
     assert "and 57 more moved to tier free" in done.text
     assert tier.users.count() == 0
