@@ -49,7 +49,9 @@ class UserAction:
     def report(self, before: Sequence[str], now: Iterable[User], count: int) -> SafeString:
         """The message afterwards, with links to the users' pages."""
         links = [
-            format_html('<a href="{}">{}</a>', reverse("admin:accounts_user_change", args=[user.pk]), user)
+            format_html(
+                '<a class="gw-named" href="{}">{}</a>', reverse("admin:accounts_user_change", args=[user.pk]), user
+            )
             for user in now
         ]
         return format_html(self.told, who=named(links), count=count, before=named(before))

@@ -80,6 +80,7 @@ def test_users_of_a_filtered_list_are_moved_and_the_filter_stays(page, live):
 
     first, second = (each.user.username for each in people[:2])
     expect(page.get_by_text(f"{first} and {second} moved to tier {other}.")).to_be_visible()
+    look_at(page, "told")
     expect(page).to_have_url(f"{live.url}{filtered}")
     expect(page.locator("#result_list tbody tr")).to_have_count(1)
     page.get_by_role("link", name=first).click()
