@@ -32,8 +32,9 @@ class Command(BaseCommand):
 
     def ask(self, user: User) -> None:
         """Say what happens and what stays, and go on only where the name is typed again."""
-        staff = [f"{user} is a superuser."] if user.is_superuser else [f"{user} is staff."] if user.is_staff else []
-        self.stderr.write("\n".join([*staff, *ERASE.effects, *ERASE.stays, "This cannot be undone."]))
+        rights = ["a superuser"] if user.is_superuser else ["staff"] if user.is_staff else []
+        told = [*(f"{user} is {each}." for each in rights), *ERASE.effects, "What stays:", *ERASE.stays]
+        self.stderr.write("\n".join([*told, "This cannot be undone."]))
         try:
             typed = input(f"Type {user} to erase: ")
         except EOFError:
