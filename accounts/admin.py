@@ -9,7 +9,7 @@ from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.auth.models import Group
 from django.core.exceptions import PermissionDenied
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
@@ -22,7 +22,7 @@ from unfold.widgets import UnfoldAdminTextareaWidget
 
 from . import login_admin  # noqa: F401  # registers pages
 from .confirmation import AskingAdmin, Question, is_confirmed, named
-from .keys import show_once, text_to_show
+from .keys import FormId, free_jti, made_by, show_once, text_to_show
 from .models import ApiKey, Quota, Tier, User
 from .user_admin import is_id, within_reach
 
@@ -94,6 +94,8 @@ class TierAdmin(ModelAdmin):
 
 
 class ApiKeyForm(forms.ModelForm):
+    form_id = FormId()
+
     def clean_expires_at(self) -> Any:
         expires_at = self.cleaned_data["expires_at"]
         if expires_at <= timezone.now():
@@ -114,7 +116,9 @@ class ApiKeyAdmin(AskingAdmin):
     actions = ["revoke"]
 
     def get_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> Any:
-        return ["user", "name", "expires_at"] if obj is None else ["user", "name", "created_at", "expires_at", "state"]
+        if obj is None:
+            return ["user", "name", "expires_at", "form_id"]
+        return ["user", "name", "created_at", "expires_at", "state"]
 
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         user = request.GET.get("user", "")
@@ -150,9 +154,26 @@ class ApiKeyAdmin(AskingAdmin):
     # -- a new key is shown once ---------------------------------------------------------------------------------
 
     def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
-        """One button: after a key comes its page, and nothing is edited there."""
+        """One button: after a key comes its page, and nothing is edited. A form that is sent again leads there, too."""
         buttons = {"show_save_and_add_another": False, "show_save_and_continue": False}
-        return super().add_view(request, form_url, {**buttons, **(extra_context or {})})
+        try:
+            return self.sent_again(request) or super().add_view(request, form_url, {**buttons, **(extra_context or {})})
+        except IntegrityError:  # both at the same time
+            if answer := self.sent_again(request):
+                return answer
+            raise
+
+    def sent_again(self, request: HttpRequest) -> HttpResponse | None:
+        """The answer to a form that has made its key already."""
+        sent, user = request.POST, request.POST.get("user", "")
+        if not (self.has_add_permission(request) and is_id(user)):
+            return None
+        key = made_by(sent.get("form_id"), int(user), sent.get("name", "").strip())
+        return self.response_add(request, key) if key else None
+
+    def save_model(self, request: HttpRequest, obj: ApiKey, form: Any, change: Any) -> None:
+        obj.jti = free_jti(form.cleaned_data["form_id"])
+        super().save_model(request, obj, form, change)
 
     def response_add(self, request: HttpRequest, obj: ApiKey, post_url_continue: str | None = None) -> HttpResponse:
         """Lead to the key's page, so that loading the answer again makes no second key."""

@@ -18,7 +18,7 @@ from django.views.generic import TemplateView, View
 
 from .confirmation import Question, ask, is_confirmed
 from .errors import GatewayError, RateLimitExceeded, StoreUnavailable
-from .keys import make_key, show_once, text_to_show
+from .keys import FormId, make_key, show_once, text_to_show
 from .logins import GuardedOldPassword
 from .models import ApiKey, User
 from .usage import MONTH, RECENT_CALLS, usage_reader
@@ -62,6 +62,7 @@ class NewKeyForm(forms.Form):
     """What a key is for, and the password again: an open browser is not enough to take a key away."""
 
     name = forms.CharField(max_length=100, help_text="Where you use it, for example: laptop.")
+    form_id = FormId()
     password = forms.CharField(
         label="Your password", widget=forms.PasswordInput(attrs={"autocomplete": "current-password"}), strip=False
     )
@@ -107,7 +108,8 @@ class AccountView(LoginRequiredMixin, TemplateView):
         form = NewKeyForm(request, request.POST)
         if form.is_valid():
             try:
-                key, _ = make_key(user_of(request), form.cleaned_data["name"])
+                given = form.cleaned_data
+                key, _ = make_key(user_of(request), given["name"], form_id=given["form_id"])
                 show_once(request.session, key)
                 return HttpResponseRedirect(reverse("account-key-made", args=[key.pk]))
             except GatewayError as exc:

@@ -167,12 +167,31 @@ def test_loading_the_page_of_a_new_key_again_makes_no_second_one(page, live):
     assert ApiKey.objects.working().filter(user=alice.user).exists()
 
 
+def test_a_double_click_makes_one_key_and_shows_it(page, live):
+    alice = person("alice", password=PASSWORD)
+    sign_in(page, "/account/", alice)
+    page.locator("[name=name]").fill("laptop")
+    page.locator("[name=password]").fill(PASSWORD)
+    page.get_by_role("button", name="Make a key").dblclick(no_wait_after=True)
+    key = page.get_by_label("API key").input_value()
+    assert ApiKey.objects.filter(user=alice.user).count() == 1
+
+    sign_in(page, "/admin/", root())
+    page.goto(f"/admin/accounts/apikey/add/?user={alice.user.pk}")
+    expect(page.get_by_text("Form id")).to_be_hidden()
+    page.locator("#id_name").fill("nightly")
+    page.get_by_role("button", name="Save", exact=True).dblclick(no_wait_after=True)
+    assert page.get_by_label("API key").input_value() != key
+    assert ApiKey.objects.filter(user=alice.user).count() == 2
+
+
 def test_a_new_key_in_the_admin_is_copied_once_and_not_made_again(page, live):
     alice = person("alice")
     sign_in(page, "/admin/", root())
     page.goto(f"/admin/accounts/apikey/add/?user={alice.user.pk}")
     expect(page.get_by_role("button", name="Save", exact=True)).to_be_visible()
     expect(page.get_by_role("button", name="Save and")).to_have_count(0)
+    look_at(page, "key-form")
     page.locator("#id_name").fill("nightly")
     page.get_by_role("button", name="Save", exact=True).click()
     key = page.get_by_label("API key").input_value()

@@ -124,6 +124,15 @@ def test_a_key_leads_to_its_page_and_is_shown_there_once(admin_client, button):
     assert ApiKey.objects.count() == 1
 
 
+def test_a_key_form_that_is_sent_again_makes_no_second_key(page, make_key):
+    form_id = page("apikey_add").context["adminform"].form["form_id"].value()
+    assert "<textarea" in make_key(form_id=form_id).text
+    assert "was shown once" in make_key(form_id=form_id).text
+    assert ApiKey.objects.get().jti == form_id
+    make_key(form_id=form_id, name="another")
+    assert ApiKey.objects.count() == 2
+
+
 def test_the_form_of_a_key_has_no_buttons_that_do_something_else(page):
     text = page("apikey_add").text
     assert 'name="_save"' in text

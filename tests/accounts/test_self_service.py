@@ -86,6 +86,29 @@ def test_a_key_is_shown_for_some_minutes_only_and_not_once_it_is_revoked(client,
         assert "was shown once" in client.get(where).text
 
 
+def test_a_form_that_is_sent_again_leads_to_the_key_it_made(client, alice):
+    fields = {"name": "laptop", "password": PASSWORD, "form_id": client.get(PAGE).context["form"]["form_id"].value()}
+    first, again = (client.post(PAGE, fields).headers["location"] for _ in range(2))
+    assert first == again
+    assert ApiKey.objects.count() == 1
+    assert "<textarea" in client.get(first).text
+    client.post(PAGE, fields)
+    assert "<textarea" not in client.get(first).text
+
+
+def test_a_form_that_was_changed_makes_another_key(client, alice):
+    bobs = person("bob").key(name="laptop")[0]
+    for name, form_id in (("a", "f" * 32), ("b", "f" * 32), ("laptop", bobs.jti)):
+        client.post(PAGE, {"name": name, "password": PASSWORD, "form_id": form_id})
+    assert sorted(ApiKey.objects.filter(user=alice.user).values_list("name", flat=True)) == ["a", "b", "laptop"]
+
+
+@pytest.mark.parametrize("form_id", ["x", "F" * 32, "f" * 33])
+def test_a_form_id_that_is_none_makes_no_key(client, alice, form_id):
+    client.post(PAGE, {"name": "x", "password": PASSWORD, "form_id": form_id})
+    assert not ApiKey.objects.exists()
+
+
 def test_the_page_of_a_key_is_its_owners(client, alice):
     assert client.get(reverse("account-key-made", args=[person("bob").key()[0].pk])).status_code == 404
 
