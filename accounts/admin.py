@@ -9,7 +9,7 @@ from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.contrib.auth.models import Group
 from django.core.exceptions import PermissionDenied
-from django.db import IntegrityError, transaction
+from django.db import transaction
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
@@ -103,6 +103,14 @@ class ApiKeyForm(forms.ModelForm):
         return expires_at
 
 
+class SentAgain(Exception):
+    """The form has made its key already."""
+
+    def __init__(self, key: ApiKey) -> None:
+        super().__init__()
+        self.key = key
+
+
 @admin.register(ApiKey)
 class ApiKeyAdmin(AskingAdmin):
     form = ApiKeyForm
@@ -157,22 +165,16 @@ class ApiKeyAdmin(AskingAdmin):
         """One button: after a key comes its page, and nothing is edited. A form that is sent again leads there, too."""
         buttons = {"show_save_and_add_another": False, "show_save_and_continue": False}
         try:
-            return self.sent_again(request) or super().add_view(request, form_url, {**buttons, **(extra_context or {})})
-        except IntegrityError:  # both at the same time
-            if answer := self.sent_again(request):
-                return answer
-            raise
-
-    def sent_again(self, request: HttpRequest) -> HttpResponse | None:
-        """The answer to a form that has made its key already."""
-        sent, user = request.POST, request.POST.get("user", "")
-        if not (self.has_add_permission(request) and is_id(user)):
-            return None
-        key = made_by(sent.get("form_id"), int(user), sent.get("name", "").strip())
-        return self.response_add(request, key) if key else None
+            return super().add_view(request, form_url, {**buttons, **(extra_context or {})})
+        except SentAgain as exc:
+            return self.response_add(request, exc.key)
 
     def save_model(self, request: HttpRequest, obj: ApiKey, form: Any, change: Any) -> None:
-        obj.jti = free_jti(form.cleaned_data["form_id"])
+        form_id = form.cleaned_data["form_id"]
+        User.objects.select_for_update().get(pk=obj.user_id)  # one at a time, or both would make a key
+        if made := made_by(form_id, obj.user_id, obj.name):
+            raise SentAgain(made)
+        obj.jti = free_jti(form_id)
         super().save_model(request, obj, form, change)
 
     def response_add(self, request: HttpRequest, obj: ApiKey, post_url_continue: str | None = None) -> HttpResponse:

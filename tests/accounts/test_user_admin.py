@@ -327,6 +327,13 @@ def test_staff_make_and_revoke_keys_of_those_only_whom_they_may_change(client):
     assert [ApiKey.objects.get(pk=key).state for key in keys] == ["works", "revoked"]
 
 
+def test_no_key_is_offered_that_could_not_be_made(client):
+    client.force_login(may(person("clerk", is_staff=True).user, "add_apikey", "view_user"))
+    root, alice = person("root", is_staff=True, is_superuser=True), person("alice")
+    assert "Make an API key" in client.get(change_page(alice)).text
+    assert "Make an API key" not in client.get(change_page(root)).text
+
+
 def test_a_mistake_in_the_form_leaves_the_rest_of_the_page_as_it_is(admin_client):
     text = admin_client.post(change_page(person("alice")), {"username": ""}).text
     assert "This field is required" in text
