@@ -102,8 +102,9 @@ ASGI_APPLICATION = "llmgateway.asgi.application"
 AUTH_USER_MODEL = "accounts.User"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 INSTALLED_APPS = [
+    "llmgateway",  # before staticfiles, whose runserver it replaces
     "accounts",
-    "proxy",  # before staticfiles, whose runserver it replaces
+    "proxy",
     "unfold",  # before the admin, whose templates it replaces
     "unfold.contrib.filters",
     "django.contrib.admin",

@@ -26,6 +26,7 @@ from django.conf import settings
 from django.db import connection
 
 from llmgateway.asgi import application
+from llmgateway.protocol import GatewayProtocol
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 60.0  # seconds that anything may take on a busy machine; a wait ends as soon as its condition holds
@@ -225,7 +226,8 @@ class LiveGateway:
     def __init__(self) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        config = uvicorn.Config(application, port=self.port, log_config=None, access_log=False, proxy_headers=False)
+        options: Any = {"port": self.port, "log_config": None, "access_log": False, "proxy_headers": False}
+        config = uvicorn.Config(application, http=GatewayProtocol, **options)
         self.server = uvicorn.Server(config)
         self.loop: WatchedLoop
         logging.getLogger("uvicorn.access").disabled = True  # it would bury what a failing test has to say

@@ -22,6 +22,7 @@ class Command(BaseCommand):
             raise CommandError(f"'{options['addrport']}' is no [ADDRESS:]PORT.")
         uvicorn.run(
             "llmgateway.asgi:application",
+            http="llmgateway.protocol:GatewayProtocol",
             host=host or "127.0.0.1",
             port=int(port),
             reload=options["reload"],
