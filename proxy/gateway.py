@@ -16,6 +16,7 @@ from django.utils.text import Truncator
 
 from accounts.callers import Policies, load_policies
 from accounts.errors import StoreUnavailable
+from accounts.migration_state import MigrationState
 from accounts.models import User
 from accounts.snapshot import Snapshot
 from accounts.usage import QuotaUse
@@ -88,6 +89,8 @@ class Gateway:
         self.admission = self._new_admission()
         self.loop = asyncio.get_running_loop()
         self.is_stopping = False
+        self.migrations = MigrationState()
+        await self.migrations.start()
         await self.store.start()
         await self.cache.start()
         await self.queue.slots.start()
@@ -100,6 +103,7 @@ class Gateway:
         self.gauges.start()
 
     async def stop(self) -> None:
+        await self.migrations.stop()
         await self.gauges.stop()
         await self.roll_up.stop()
         await self.cache.stop()

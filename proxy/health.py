@@ -34,6 +34,8 @@ class Ready(Health):
     def problem(self) -> str | None:
         if self.gateway.is_stopping:
             return "This process is about to stop."
+        if problem := self.gateway.migrations.problem:
+            return problem
         try:
             _ = self.gateway.snapshot.policies
         except StoreUnavailable:
