@@ -136,6 +136,8 @@ def start_everything(port: int, processes: Processes) -> tuple[dict[str, str], s
         "LLAMA_SERVERS": f"http://127.0.0.1:{llama}",
         "REDIS_URL": "",
         "LANES": "both",
+        "WEB_CONCURRENCY": "1",
+        "PUBLIC_URL": "",
     }
     say("Starting a llama-server with SmolLM2 135M")
     processes.start("llama-server", env, "examples/llama_server.py", "--port", str(llama))
@@ -146,16 +148,7 @@ def start_everything(port: int, processes: Processes) -> tuple[dict[str, str], s
     manage(env, "shell", "-v0", "-c", f"CREDENTIALS = {str(credentials)!r}\n{MAKE_USERS}")
     processes.wait_for(lambda: ask(f"http://127.0.0.1:{llama}/v1/models"))
     say("Starting the gateway")
-    server = [
-        "-m",
-        "uvicorn",
-        "llmgateway.asgi:application",
-        "--port",
-        str(port),
-        "--no-proxy-headers",
-        "--no-access-log",
-    ]
-    processes.start("gateway", env, *server)
+    processes.start("gateway", env, "manage.py", "serve", "--port", str(port))
     processes.wait_for(lambda: ask(f"{base}/health"))
     say("Asking the model through the gateway")
     pair = ask(f"{base}/auth/token", {"username": "enterprise", "password": passwords["enterprise"]})

@@ -1,6 +1,7 @@
 """Every setting of the gateway, read from the environment once. README.md lists them for people."""
 
 import hmac
+import os
 import warnings
 from base64 import urlsafe_b64encode
 from datetime import timedelta
@@ -75,6 +76,8 @@ METRICS_TOKEN = env.str("METRICS_TOKEN", "")
 PROMETHEUS_MULTIPROC_DIR = env.str("PROMETHEUS_MULTIPROC_DIR", "")  # where several workers add theirs up
 if PROMETHEUS_MULTIPROC_DIR:
     Path(PROMETHEUS_MULTIPROC_DIR).mkdir(parents=True, exist_ok=True)  # prometheus_client does not
+else:
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)  # an empty one is the working directory to prometheus_client
 METRICS_ALLOW = env.networks("METRICS_ALLOW", "127.0.0.0/8,::1")
 
 # -- Stores ---------------------------------------------------------------------------------------------------

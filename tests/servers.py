@@ -179,8 +179,7 @@ class Worker:
         self.process: subprocess.Popen[bytes]
 
     def start(self) -> None:
-        options = ["--port", str(self.port), "--no-access-log", "--no-proxy-headers", "--workers", str(self.workers)]
-        command = [sys.executable, "-m", "uvicorn", "llmgateway.asgi:application", *options]
+        command = [sys.executable, "manage.py", "serve", "--port", str(self.port), "--workers", str(self.workers)]
         self.process = subprocess.Popen(command, cwd=ROOT, env=self.environment)
 
     def __enter__(self) -> "Worker":

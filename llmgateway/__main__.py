@@ -1,0 +1,15 @@
+"""The command line: `llmgateway COMMAND`, `python -m llmgateway COMMAND` and `manage.py COMMAND` are the same."""
+
+import os
+import sys
+
+from django.core.management import execute_from_command_line
+
+
+def main() -> None:
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "llmgateway.settings")
+    execute_from_command_line(["llmgateway", *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    main()
