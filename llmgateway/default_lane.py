@@ -11,6 +11,7 @@ from django.core.handlers.asgi import ASGIHandler
 from proxy.answers import answer_to, send_whole
 from proxy.errors import RequestTooLarge
 
+from .addresses import scheme_of
 from .page_queries import limit_queries
 
 
@@ -23,6 +24,7 @@ class DefaultLane(ASGIHandler):
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         body = LimitedBody(receive, settings.DATA_UPLOAD_MAX_MEMORY_SIZE)
+        scope = {**scope, "scheme": scheme_of(scope)}  # which pages, cookies and redirects go by
         async with ThreadSensitiveContext(executor=next(self.threads)):
             await self.handle(scope, body.receive, send)
         if body.is_too_large:

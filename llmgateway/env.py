@@ -6,11 +6,62 @@ import re
 import secrets
 import sys
 from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 from environs import Env, EnvError
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
+PORTS = {"https": 443, "http": 80}
+
+
+class Site(NamedTuple):
+    """The address in people's browsers, spelled as they send it."""
+
+    scheme: str
+    host: str
+    port: int | None  # None where it is the scheme's own
+
+    @property
+    def netloc(self) -> str:
+        return self.host if self.port is None else f"{self.host}:{self.port}"
+
+    @property
+    def origin(self) -> str:
+        return f"{self.scheme}://{self.netloc}"
+
+    @property
+    def is_https(self) -> bool:
+        return self.scheme == "https"
+
+
+def site_of(url: str) -> Site:
+    """The site that a URL names: `https://llm.example.org`. Raises ValueError, which says what is wrong with it."""
+    parts = urlsplit(url)
+    if parts.scheme not in PORTS:
+        raise ValueError("it begins with neither https:// nor http://")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("it holds a user name or a password")
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        raise ValueError("it has more than a host, and the gateway answers at the root of one")
+    port = parts.port if parts.port != PORTS[parts.scheme] else None
+    return Site(parts.scheme, host_of(parts.hostname or ""), port)
+
+
+def host_of(name: str) -> str:
+    """A host as browsers send it. Raises ValueError where it is none."""
+    if ":" in name:
+        return f"[{ipaddress.IPv6Address(name)}]"
+    try:
+        host = name.rstrip(".").encode("idna").decode()
+    except UnicodeError:
+        host = ""
+    if not HOST_NAME.fullmatch(host):
+        raise ValueError(f"'{name}' is no name of a host")
+    return host
 
 
 class Environment(Env):

@@ -11,7 +11,7 @@ import dj_database_url
 from corsheaders.defaults import default_headers
 from django.templatetags.static import static
 
-from .env import Environment, kept_secret, worker_count
+from .env import Environment, kept_secret, site_of, worker_count
 from .navigation import NAVIGATION, TEAL
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -20,9 +20,18 @@ env = Environment()
 # -- The site -------------------------------------------------------------------------------------------------
 DEBUG = env.bool("DEBUG", False)
 SECRET_KEY = env.str("SECRET_KEY", "") or kept_secret(BASE_DIR / "var" / "secret_key")
+PUBLIC_URL = env.str("PUBLIC_URL", "")  # the address in people's browsers: https://llm.example.org
+try:
+    PUBLIC_SITE = site_of(PUBLIC_URL) if PUBLIC_URL else None
+except ValueError:  # checks.py says what is wrong with it, and keeps the server from starting
+    PUBLIC_SITE = None
+HSTS_SECONDS = env.int("HSTS_SECONDS", 24 * 3600)  # that browsers ask this host by HTTPS only, if PUBLIC_URL does
 ALLOWED_HOSTS = list(env.words("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]"))
 CSRF_TRUSTED_ORIGINS = list(env.words("CSRF_TRUSTED_ORIGINS"))
-TRUSTED_PROXIES = env.networks("TRUSTED_PROXIES", "")  # whose X-Forwarded-For is believed
+if PUBLIC_SITE:
+    ALLOWED_HOSTS.append(PUBLIC_SITE.host)
+    CSRF_TRUSTED_ORIGINS.append(PUBLIC_SITE.origin)
+TRUSTED_PROXIES = env.networks("TRUSTED_PROXIES", "")  # whose X-Forwarded-For and X-Forwarded-Proto are believed
 CORS_ALLOW_ORIGINS = env.words("CORS_ALLOW_ORIGINS")  # pages of these sites may call; * for all
 LANES = env.str("LANES", "both")  # both | relay | default
 WORKERS = worker_count()
@@ -182,7 +191,11 @@ AXES_USERNAME_CALLABLE = "accounts.logins.name_of"
 AXES_CLIENT_IP_CALLABLE = "accounts.logins.address_of"
 AXES_VERBOSE = False
 AXES_ENABLE_ADMIN = False  # accounts/login_admin.py has pages of its own
-SILENCED_SYSTEM_CHECKS = ["axes.W002"]  # its middleware would answer a lock with a page; LoginGuard raises one
+SILENCED_SYSTEM_CHECKS = [
+    "axes.W002",  # its middleware would answer a lock with a page; LoginGuard raises one
+    "security.W005",  # HSTS for subdomains, and
+    "security.W021",  # for good: the gateway speaks for its own name only; see docs/decisions/0022-public-url.md
+]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": f"django.contrib.auth.password_validation.{name}"}
     for name in ("UserAttributeSimilarityValidator", "MinimumLengthValidator", "CommonPasswordValidator")
@@ -196,6 +209,10 @@ FORMAT_MODULE_PATH = ["llmgateway.formats"]
 CSRF_FAILURE_VIEW = "llmgateway.pages.csrf_failure"
 LOGIN_URL = "account-login"
 LOGIN_REDIRECT_URL = "admin:index"
+IS_HTTPS = PUBLIC_SITE is not None and PUBLIC_SITE.is_https
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = SECURE_SSL_REDIRECT = IS_HTTPS
+SECURE_SSL_HOST = PUBLIC_SITE.netloc if PUBLIC_SITE else None
+SECURE_HSTS_SECONDS = HSTS_SECONDS if IS_HTTPS else 0
 SECURE_REDIRECT_EXEMPT = [r"^metrics$"]
 # WhiteNoise has no asynchronous file response yet; its files are small and the default lane's alone.
 warnings.filterwarnings("ignore", message="StreamingHttpResponse must consume synchronous iterators")

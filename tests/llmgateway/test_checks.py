@@ -41,6 +41,8 @@ def test_the_defaults_are_safe(settings):
         ({"CACHE_SCOPE": "world"}, "proxy.E006"),
         ({"CACHE_HIT_TOKENS": -1}, "proxy.E007"),
         ({"WORKERS": 4, "REDIS_URL": "redis://x"}, "proxy.W004"),
+        ({"PUBLIC_URL": "llm.example.org"}, "llmgateway.E001"),
+        ({"HSTS_SECONDS": -1}, "llmgateway.E002"),
     ],
 )
 def test_a_dangerous_setting_is_found(settings, changes, check):

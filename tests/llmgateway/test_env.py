@@ -7,7 +7,7 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from environs import EnvError
 
-from llmgateway.env import Environment, kept_secret, worker_count
+from llmgateway.env import Environment, kept_secret, site_of, worker_count
 
 env = Environment()
 
@@ -64,3 +64,39 @@ def test_workers_are_counted_as_servers_do(monkeypatch, argv, variable, workers)
 def test_workers_are_found_in_the_servers_own_variables(monkeypatch, name, value):
     monkeypatch.setenv(name, value)
     assert worker_count(["server"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "origin", "host"),
+    [
+        ("https://llm.example.org", "https://llm.example.org", "llm.example.org"),
+        ("https://LLM.Example.org:443/", "https://llm.example.org", "llm.example.org"),
+        ("https://bücher.example:8443", "https://xn--bcher-kva.example:8443", "xn--bcher-kva.example"),
+        ("http://gpu1:8000", "http://gpu1:8000", "gpu1"),
+        ("http://10.0.0.5", "http://10.0.0.5", "10.0.0.5"),
+        ("https://[2001:DB8::1]:8443", "https://[2001:db8::1]:8443", "[2001:db8::1]"),
+    ],
+)
+def test_a_site_is_spelled_as_browsers_send_it(url, origin, host):
+    assert (site_of(url).origin, site_of(url).host) == (origin, host)
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("llm.example.org", "neither https:// nor http://"),
+        ("ftp://llm.example.org", "neither https:// nor http://"),
+        ("https://", "no name of a host"),
+        ("https://*.example.org", "no name of a host"),
+        ("https://a_b.example.org", "no name of a host"),
+        ("https://a b", "no name of a host"),
+        ("https://llm.example.org/v1", "more than a host"),
+        ("https://llm.example.org?x", "more than a host"),
+        ("https://me:secret@llm.example.org", "a user name or a password"),
+        ("https://llm.example.org:99999", "Port out of range"),
+        ("https://[::1", "Invalid IPv6 URL"),
+    ],
+)
+def test_an_address_that_is_none_is_told_why(url, problem):
+    with pytest.raises(ValueError, match=problem):
+        site_of(url)
