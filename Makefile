@@ -41,9 +41,10 @@ $(VENV)/python:
 	@$(PYTHON) -m venv $(VENV) || { echo "Could not make it. On Debian: apt-get install python3-venv"; exit 1; }
 	@touch $@
 
-$(VENV)/run: requirements.txt $(VENV)/python
+$(VENV)/run: requirements.txt pyproject.toml $(VENV)/python
 	@echo "Installing the gateway's packages (a minute at most) ..."
 	@$(PIP) install -r requirements.txt || { echo "$(OFFLINE)"; exit 1; }
+	@$(PIP) install --no-deps --editable . || { echo "$(OFFLINE)"; exit 1; }
 	@touch $@
 
 $(VENV)/demo: requirements-demo.txt $(VENV)/run

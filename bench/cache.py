@@ -19,7 +19,7 @@ from statistics import median
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from bench.admission import redis_server
-from bench.run import CHAT, GATEWAY, HERE, PLAIN, ROOT, gateway_env, loaded, pinned, running, uvicorn
+from bench.run import CHAT, GATEWAY, HERE, PLAIN, ROOT, gateway_env, loaded, pinned, running, serve
 
 IN_FLIGHT = 32
 CALLS = int(os.environ.get("BENCH_CALLS", "3000"))
@@ -95,10 +95,9 @@ class Measured:
 
     def run(self, rounds: int) -> None:
         """All servers are up, and one at a time is under load, in turn, so that they share the machine's moods."""
-        application = "llmgateway.asgi:application"
         with (
-            running(uvicorn(application, GATEWAY), GATEWAY, "/health", **self.env) as memory,
-            running(uvicorn(application, SHARED), SHARED, "/health", **self.env, REDIS_URL=self.redis_url) as shared,
+            running(serve(GATEWAY), GATEWAY, "/health", **self.env) as memory,
+            running(serve(SHARED), SHARED, "/health", **self.env, REDIS_URL=self.redis_url) as shared,
             peer(self.folder) as other,
         ):
             servers = {"memory": (memory, GATEWAY), "redis": (shared, SHARED), "peer": (other, PEER)}

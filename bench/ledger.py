@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from run import GATEWAY, HERE, PLAIN, ROOT, gateway_env, pinned, running, uvicorn
+from run import GATEWAY, HERE, PLAIN, ROOT, gateway_env, pinned, running, serve
 
 RATE = 200  # calls a second
 SECONDS = 5.0  # of load before the end
@@ -71,7 +71,7 @@ def rows(env: dict[str, str]) -> set[str]:
 def end_under_load(env: dict[str, str], signum: int) -> tuple[int, int, float]:
     """Answers that were read, rows of them that are missing, and the seconds from the oldest of these to the end."""
     ended_at = 0.0
-    with running(uvicorn("llmgateway.asgi:application", GATEWAY), GATEWAY, "/health", **env) as pid:
+    with running(serve(GATEWAY), GATEWAY, "/health", **env) as pid:
 
         def end() -> None:
             nonlocal ended_at

@@ -106,6 +106,11 @@ def uvicorn(application: str, port: int) -> list[str]:
     return pinned(0, sys.executable, "-m", "uvicorn", application, *options)
 
 
+def serve(port: int) -> list[str]:
+    """The gateway, as it is run in production."""
+    return pinned(0, sys.executable, str(ROOT / "manage.py"), "serve", "--port", str(port))
+
+
 @contextmanager
 def running_nginx(folder: Path, upstream: int) -> Iterator[int | None]:
     """Nginx in front of a stand-in; None where it is not installed."""
@@ -161,7 +166,7 @@ class Bench:
         """All servers are up, and one at a time is under load, in turn, so that they share the machine's moods."""
         with (
             running(uvicorn("bench.stock_django:application", STOCK_PORT), STOCK_PORT, "/hello") as stock,
-            running(uvicorn("llmgateway.asgi:application", GATEWAY), GATEWAY, "/health", **self.env) as own,
+            running(serve(GATEWAY), GATEWAY, "/health", **self.env) as own,
             running_nginx(self.folder, PLAIN) as proxy,
         ):
             for number in range(ROUNDS):
@@ -176,7 +181,7 @@ class Bench:
         print("streams ...", file=sys.stderr)
         env = {**self.env, "LLAMA_SERVERS": f"http://127.0.0.1:{PACED}"}
         with (
-            running(uvicorn("llmgateway.asgi:application", GATEWAY), GATEWAY, "/health", **env) as own,
+            running(serve(GATEWAY), GATEWAY, "/health", **env) as own,
             running_nginx(self.folder, PACED) as proxy,
         ):
             self.events[CALL] = measure(own, GATEWAY, CHAT, 100, 400, self.token, stream=True)

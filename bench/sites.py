@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -16,7 +15,7 @@ from typing import Any
 
 import aiohttp
 from ledger import new_database
-from run import CHAT, GATEWAY, HERE, ROOT, pinned, running, uvicorn
+from run import CHAT, GATEWAY, HERE, ROOT, pinned, running, serve
 
 MINUTE = 60.0
 BODY = {"model": "mock", "messages": [{"role": "user", "content": "Name three colours."}]}
@@ -78,16 +77,12 @@ class Site:
 
     @contextmanager
     def gateway(self, workers: int, upstream: int, port: int = GATEWAY, **env: str) -> Iterator[int]:
-        command = [*uvicorn("llmgateway.asgi:application", port), "--workers", str(workers)]
+        command = [*serve(port), "--workers", str(workers)]
         if workers > 1:
             command = command[3:] if command[0] == "taskset" else command  # on both cores
         own = self.env | {"LLAMA_SERVERS": f"http://127.0.0.1:{upstream}"} | env
         with running(command, port, "/health/ready", **own) as pid:
             yield pid
-            children = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True).stdout.split()
-        for child in map(int, children):  # uvicorn's workers outlive a parent that is gone too soon
-            if Path(f"/proc/{child}").exists():
-                os.kill(child, signal.SIGKILL)
 
 
 @contextmanager

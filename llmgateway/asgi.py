@@ -23,6 +23,7 @@ django.setup(set_prefix=False)  # before the imports that need models
 
 from accounts.snapshot import fresh_connection  # noqa: E402
 from proxy.answers import answer_to, send_whole  # noqa: E402
+from proxy.checks import check_metrics  # noqa: E402
 from proxy.errors import UnknownUrl  # noqa: E402
 from proxy.gateway import gateway  # noqa: E402
 
@@ -65,7 +66,7 @@ class Lanes:
     async def live(self, receive: Any, send: Any) -> None:
         """The ASGI lifespan: check the settings, start, wait for the end, stop."""
         await receive()
-        checks = run_checks() + await asyncio.to_thread(database_checks)
+        checks = run_checks() + check_metrics() + await asyncio.to_thread(database_checks)
         found = [check for check in checks if not check.is_silenced()]
         for check in found:
             logger.warning("%s", check)

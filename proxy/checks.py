@@ -28,14 +28,14 @@ def check_workers(**_: Any) -> list[CheckMessage]:
     ]
 
 
-@register
-def check_metrics(**_: Any) -> list[CheckMessage]:
+def check_metrics() -> list[CheckMessage]:
+    """Not registered, but asked at each start: `llmgateway serve` makes that directory, which no command knows of."""
     if settings.WORKERS <= 1 or settings.PROMETHEUS_MULTIPROC_DIR:
         return []
     return [
         Warning(
             f"/metrics tells what one of {settings.WORKERS} workers counted, another one at each scrape.",
-            hint="Set PROMETHEUS_MULTIPROC_DIR to an empty directory, before Python starts.",
+            hint="Run `llmgateway serve`, or set PROMETHEUS_MULTIPROC_DIR to an empty directory before Python starts.",
             id="proxy.W004",
         )
     ]

@@ -7,6 +7,7 @@ from django.core.checks import Tags, run_checks
 
 from accounts.models import Quota
 from llmgateway.asgi import application
+from proxy.checks import check_metrics
 from tests.cast import new_tier, person
 
 
@@ -40,7 +41,6 @@ def test_the_defaults_are_safe(settings):
         ({"STORE_DOWN_POLICY": "panic"}, "proxy.E005"),
         ({"CACHE_SCOPE": "world"}, "proxy.E006"),
         ({"CACHE_HIT_TOKENS": -1}, "proxy.E007"),
-        ({"WORKERS": 4, "REDIS_URL": "redis://x"}, "proxy.W004"),
         ({"PUBLIC_URL": "llm.example.org"}, "llmgateway.E001"),
         ({"HSTS_SECONDS": -1}, "llmgateway.E002"),
     ],
@@ -51,6 +51,13 @@ def test_a_dangerous_setting_is_found(settings, changes, check):
 
 def test_with_redis_there_may_be_any_number_of_workers_and_lanes_of_their_own(settings):
     assert found(settings, REDIS_URL="redis://x", WORKERS=4, LANES="relay", PROMETHEUS_MULTIPROC_DIR="x") == {}
+
+
+def test_workers_that_do_not_add_their_metrics_up_are_warned_of(settings):
+    settings.WORKERS = 4
+    assert [each.id for each in check_metrics()] == ["proxy.W004"]
+    settings.PROMETHEUS_MULTIPROC_DIR = "x"
+    assert check_metrics() == []
 
 
 @pytest.mark.django_db
