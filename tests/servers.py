@@ -176,16 +176,17 @@ class Worker:
         self.url = f"http://127.0.0.1:{self.port}"
         own = {"DATABASE_URL": database_url(), "LLAMA_SERVERS": llama, "LOG_LEVEL": "WARNING", "CACHE_TTL": "0"}
         self.environment = {**os.environ, **own, **environment, "JWT_SIGNING_KEY": settings.JWT_SIGNING_KEY}
+        self.command = ["serve", "--port", str(self.port), "--workers", str(self.workers)]
         self.process: subprocess.Popen[bytes]
 
     def start(self) -> None:
-        command = [sys.executable, "manage.py", "serve", "--port", str(self.port), "--workers", str(self.workers)]
+        command = [sys.executable, "manage.py", *self.command]
         self.process = subprocess.Popen(command, cwd=ROOT, env=self.environment)
 
     def __enter__(self) -> "Worker":
         self.start()
         try:
-            wait_until(lambda: answers(f"{self.url}/health/ready"), "a worker is ready")
+            wait_until(lambda: answers(f"{self.url}/health/ready"), "a worker is ready", within=2 * PATIENCE)
         except BaseException:
             self.__exit__()
             raise

@@ -61,7 +61,8 @@ class Site:
             },
         )
         self.environment = environment_of(told)
-        self.gateway = Worker(llama, int(self.environment["WEB_CONCURRENCY"]), **self.environment)
+        workers = int(self.environment["WEB_CONCURRENCY"])
+        self.gateway = Worker(llama, workers, **self.environment, TMPDIR=str(folder))
 
     def manage(self, *command):
         own = {**self.gateway.environment, "DJANGO_SUPERUSER_PASSWORD": PASSWORD}

@@ -35,7 +35,7 @@ class Gateway(Worker):
 
     def __enter__(self):
         self.start()
-        wait_until(lambda: self.ready() != (None, ""), "it answers", within=60)
+        wait_until(lambda: self.ready() != (None, ""), "it answers", within=120)
         return self
 
     def ready(self):
@@ -63,7 +63,7 @@ def test_it_is_ready_once_migrate_has_run(live, llama, database, capfd):
         told = f"The database is not migrated: accounts.{last} is pending. Run `manage.py migrate`."
         assert server.ready() == (503, told)
         migrate()
-        wait_until(lambda: server.ready() == (200, ""), "it is ready", within=60)
+        wait_until(lambda: server.ready() == (200, ""), "it is ready", within=120)
     assert capfd.readouterr().err.count(told) == 1
 
 
@@ -85,7 +85,7 @@ def test_old_code_on_a_newer_schema_is_ready(live, llama, database):
         )
     newer.close()
     with Gateway(llama, DATABASE_URL=f"sqlite:///{file}") as server:
-        wait_until(lambda: server.ready() == (200, ""), "it is ready", within=60)
+        wait_until(lambda: server.ready() == (200, ""), "it is ready", within=120)
 
 
 @pytest.mark.parametrize(

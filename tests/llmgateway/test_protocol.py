@@ -5,6 +5,7 @@ import json
 import shutil
 import socket
 import subprocess
+from contextlib import contextmanager
 from itertools import pairwise
 from unittest.mock import MagicMock
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
 from llmgateway.protocol import GatewayProtocol
-from tests.servers import leave_out
+from tests.servers import Worker, leave_out
 
 pytestmark = pytest.mark.once
 
@@ -68,13 +69,19 @@ class Connection:
         return len(json.loads(body)["tokens"])
 
 
-@pytest.fixture
-def connection(live, bob):
-    with socket.create_connection(("127.0.0.1", live.port), timeout=30) as opened:
+@contextmanager
+def connected(server, someone):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as opened:
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        each = Connection(opened, bob)
+        each = Connection(opened, someone)
         with each.reader:
             yield each
+
+
+@pytest.fixture
+def connection(live, bob):
+    with connected(live, bob) as each:
+        yield each
 
 
 @pytest.mark.parametrize("framing", [whole, chunked])
@@ -134,6 +141,15 @@ def test_a_body_that_was_announced_is_asked_for(connection):
 def test_other_requests_are_answered_as_before(connection, request_line, offer, status):
     connection.send(f"{request_line} HTTP/1.1\r\nHost: x\r\n{offer}\r\n".encode())
     assert connection.status_and_body()[0] == status
+
+
+@pytest.mark.parametrize("command", ["serve --port {}", "runserver {} --noreload"])
+def test_all_that_serves_the_gateway_takes_an_offer(live, llama, bob, command):
+    server = Worker(llama)
+    server.command = command.format(server.port).split()
+    with server, connected(server, bob) as each:
+        each.send(each.request("one two three"))
+        assert each.tokens() == 3
 
 
 JAVA = """
