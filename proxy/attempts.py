@@ -46,27 +46,31 @@ class Attempt:
         self.client = client
 
     async def post(self) -> Answer:
-        """Send the call. Whoever takes the answer closes it. Raises as UpstreamClient.post does."""
+        """Send the call. The caller closes the answer. Raises as UpstreamClient.post does."""
         return await self._post(self.errand.endpoint.path, self.errand.body)
 
     async def portions(self, answer: Answer, reader: Reader) -> Portions:
-        """The complete events of an answer, up to its last. An end without that is BrokenOff.
+        """The complete events of an answer, up to its last. An end without that is BrokenOff, or UpstreamError where
+        something else than events came.
 
         Where the start of an answer was lost, what it would have told is asked for, and it is put before the rest.
         """
         splitter = EventSplitter()
+        member = self.member
         has_begun = False
         async for data in answer.parts():
+            member.is_heard = True
             if events := splitter.feed(data):
-                told = [event for event in events if not event.startswith(b":")]
-                if told and not has_begun:
+                if not has_begun and (told := [event for event in events if not event.startswith(b":")]):
                     has_begun = True
                     if reader.lacks_start(told[0]):
                         events.insert(0, reader.start(await self._count_prompt()))
                 yield events
                 if reader.is_last(events[-1]):
                     return
-        raise BrokenOff("The llama-server ended its answer before it was complete.")
+        if not has_begun and splitter.rest:
+            raise UpstreamError(NO_ANSWER)
+        raise BrokenOff("The llama-server ended its answer before it was complete.", reason="broke its answer off")
 
     async def _count_prompt(self) -> int | None:
         """The tokens of the prompt; None where the llama-server says nothing that can be believed."""

@@ -16,14 +16,18 @@ GatewayError (accounts/errors.py)
 ├── RequestTooLarge          413 request_too_large
 ├── RateLimitExceeded (accounts/errors.py)
 │   └── InsufficientQuota    429 insufficient_quota
-├── UpstreamError            502 upstream_error
-│   └── BrokenOff                (the connection broke; what came so far may be less than all)
+├── UpstreamFault                (what a llama-server did, or did not do)
+│   ├── UpstreamError        502 upstream_error
+│   │   └── BrokenOff            (the connection broke; what came so far may be less than all)
+│   ├── UpstreamUnavailable  503 upstream_unavailable
+│   │   └── NeverSent            (another llama-server may take it)
+│   │       ├── ConnectTimeout       (nobody took the connection)
+│   │       └── StillLoading         (and so may this one, soon)
+│   └── UpstreamTimeout      504 upstream_timeout
+│       └── Hung                 (it is taken for hung: another llama-server may take the call)
 ├── Overloaded               503 overloaded
-├── Stopping                     (503 overloaded; the gateway is about to stop)
-├── UpstreamUnavailable      503 upstream_unavailable
-│   └── NeverSent                (another llama-server may take it)
-│       └── StillLoading             (and so may this one, soon)
-└── UpstreamTimeout          504 upstream_timeout
+│   └── OutOfFiles               (the gateway cannot open a connection)
+└── Stopping                     (503 overloaded; the gateway is about to stop)
 """
 
 from accounts.errors import GatewayError, InvalidRequest, RateLimitExceeded
@@ -117,13 +121,31 @@ class InsufficientQuota(RateLimitExceeded):
         return {**super().headers, "x-should-retry": "false"}
 
 
-class UpstreamError(GatewayError):
+class UpstreamFault(GatewayError):
+    """A fault of a llama-server. Callers are told the sentence.
+
+    `reason` is for operators, in words that follow "it"; the class holds some for when there is nothing to add.
+    `answered` is the status that it answered with, 0 where it gave none, and `detail` what it said, for the log.
+    """
+
+    reason = "cannot take a call"
+
+    def __init__(self, sentence: str = "", *, reason: str = "", answered: int = 0, detail: str = "") -> None:
+        super().__init__(sentence)
+        if reason:
+            self.reason = reason
+        self.answered = answered
+        self.detail = detail
+
+
+class UpstreamError(UpstreamFault):
     status = 502
     code = "upstream_error"
     sentence = "The llama-server failed while it worked on this call."
+    reason = "sent something that is no answer"
 
 
-class UpstreamUnavailable(GatewayError):
+class UpstreamUnavailable(UpstreamFault):
     status = 503
     code = "upstream_unavailable"
     sentence = "No llama-server can take this call at the moment. Try again shortly."
@@ -139,6 +161,12 @@ class Overloaded(GatewayError):
     retry_after = 1
 
 
+class OutOfFiles(Overloaded):
+    """This process has as many open files as it may, so that it cannot connect. No llama-server is at fault."""
+
+    sentence = "The gateway is at its limit of open files. Try again later."
+
+
 class Stopping(GatewayError):
     """The gateway is about to stop, and the call was not begun, or had not ended in time."""
 
@@ -152,19 +180,36 @@ class BrokenOff(UpstreamError):
     """The llama-server ended the connection before the answer was complete."""
 
     sentence = "The llama-server broke the connection."
+    reason = "broke the connection"
 
 
 class NeverSent(UpstreamUnavailable):
     """The call did not reach the llama-server: another may take it."""
+
+    reason = "could not be reached"
+
+
+class ConnectTimeout(NeverSent):
+    """The llama-server did not take the connection in time."""
+
+    reason = "did not take a connection in time"
 
 
 class StillLoading(NeverSent):
     """The llama-server turned it away, since it loads its model: it may take it when it has."""
 
     sentence = "The llama-server is loading its model. Try again shortly."
+    reason = "loads its model"
 
 
-class UpstreamTimeout(GatewayError):
+class UpstreamTimeout(UpstreamFault):
     status = 504
     code = "upstream_timeout"
     sentence = "The llama-server did not answer in time."
+    reason = "did not answer in time"
+
+
+class Hung(UpstreamTimeout):
+    """The llama-server neither answers probes nor sends anything, and nothing of an answer had been passed on."""
+
+    reason = "does not answer any more"

@@ -39,7 +39,10 @@ class Told:
 
 @dataclass(slots=True, eq=False)
 class Member:
-    """An upstream of the pool. `in_flight` are the calls that this process has there."""
+    """An upstream of the pool. `in_flight` are the calls that this process has there.
+
+    `unbegun` has a way out for each of them of whose answer nothing was passed on yet, in case it hangs.
+    """
 
     spec: Spec
     told: Told = field(default_factory=Told)
@@ -49,6 +52,8 @@ class Member:
     is_known: bool = False  # it has answered a probe, some time
     is_loading: bool = False
     in_flight: int = 0
+    is_heard: bool = False  # a byte of an answer came since it was asked how it is
+    unbegun: set[Callable[[], None]] = field(default_factory=set)
 
     @property
     def name(self) -> str:
@@ -80,10 +85,10 @@ class Member:
         if self.is_loading:
             return "loading its model"
         if self.circuit.is_open:
-            return f"down: {self.circuit.reason}"
+            return f"{'out of turn' if self.circuit.is_ejected else 'down'}: it {self.circuit.reason}"
         if not self.is_known:
-            return self.circuit.reason or "not looked at yet"
-        return "on trial" if self.circuit.state is State.HALF_OPEN else "up"
+            return f"not up yet: it {self.circuit.reason}" if self.circuit.reason else "not looked at yet"
+        return "on trial, one call at a time" if self.circuit.state is State.HALF_OPEN else "up"
 
 
 @dataclass(slots=True, eq=False)

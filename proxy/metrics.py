@@ -59,6 +59,11 @@ UPSTREAM_UP = Gauge(
     "api_upstream_up", "1 while the llama-server answers every worker.", ["upstream"], multiprocess_mode="livemin"
 )
 UPSTREAM_ERRORS = Counter("api_upstream_errors_total", "Failures of a llama-server, by kind.", ["upstream", "kind"])
+UPSTREAM_REQUESTS = Counter(
+    "api_upstream_requests_total",
+    "Calls sent to an upstream, each try counted, by outcome: answered, refused, failed, timeout, not_sent, left.",
+    ["upstream", "outcome"],
+)
 SNAPSHOT_AGE = Gauge(
     "api_snapshot_age_seconds",
     "Time since tiers and quotas were last read from the database.",

@@ -11,12 +11,29 @@ from time import monotonic
 
 from accounts.errors import GatewayError
 
+from .circuit import State
 from .endings import cancelled
-from .errors import MissingParameter, ModelNotFound, NeverSent, StillLoading, UpstreamUnavailable
+from .errors import (
+    BrokenOff,
+    ConnectTimeout,
+    Hung,
+    MissingParameter,
+    ModelNotFound,
+    NeverSent,
+    OutOfFiles,
+    StillLoading,
+    UpstreamError,
+    UpstreamFault,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
+from .files import FileLimit
+from .floods import Floods
 from .members import Member, Spec
 from .metrics import UPSTREAM_ERRORS, UPSTREAM_SLOTS, UPSTREAM_UP
 from .models import ANY
-from .probes import probe
+from .probes import TIMEOUT, probe
+from .pulse import EVERY, Pulse
 from .upstream import UpstreamClient
 
 logger = logging.getLogger(__name__)
@@ -40,25 +57,42 @@ class Pool:
         self.members: tuple[Member, ...] = ()
         self.changed: Callable[[], None] = lambda: None
         self._specs: tuple[Spec, ...] = ()
+        self.pulse = Pulse(monotonic())
+        self.files = FileLimit()
         self._news = asyncio.Event()
         self._watches: dict[Member, Watch] = {}
+        self._floods = Floods()
+        self._beating: asyncio.Task[None] | None = None
 
     # -- which there are -----------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Wait a moment for the first look at those that are there already."""
+        self._beating = asyncio.create_task(self._beat(), name="pool")
         looks = [watch.first_look.wait() for watch in self._watches.values()]
         with suppress(TimeoutError):
             async with asyncio.timeout(FIRST_LOOK):
                 await asyncio.gather(*looks)
 
     async def stop(self) -> None:
+        if self._beating is not None:
+            await cancelled(self._beating)
         for watch in self._watches.values():
             await cancelled(watch.task)
         self._watches = {}
 
+    async def _beat(self) -> None:
+        """Watch over this process, and over the log."""
+        while True:
+            now = monotonic()
+            self.pulse.beat(now)
+            self.files.check(now)
+            for (name, reason), held_back in self._floods.over(now):
+                logger.error("Upstream %s failed %d more calls in the last minute: it %s.", name, held_back, reason)
+            await asyncio.sleep(EVERY)
+
     def update(self, specs: Iterable[Spec]) -> None:
-        """Take these for all upstreams there are. One that goes is given no more calls; those it has go on."""
+        """Replace the set of upstreams. One that goes is given no more calls; those it has go on."""
         wanted = tuple(specs)
         if wanted == self._specs:
             return
@@ -91,14 +125,25 @@ class Pool:
     async def look_at(self, member: Member) -> None:
         """Ask an upstream how it is."""
         was, was_up, was_capacity = member.told, member.is_up, member.capacity
+        member.is_heard = False
         try:
             told = await probe(self.client, member)
         except StillLoading:
             self._loading(member)
+        except OutOfFiles:
+            self.files.say(monotonic())
+        except (UpstreamTimeout, ConnectTimeout) as exc:
+            if member.is_heard or self.pulse.has_just_stood_still(monotonic()):
+                self._look_soon(member)  # it lives, or was not given its time
+            else:
+                silence = f"did not answer, and sent nothing, for {TIMEOUT:g} s"
+                self.refused(member, exc.reason if isinstance(exc, ConnectTimeout) else silence)
+                self._leave_hung(member)
         except NeverSent as exc:
-            self.refused(member, reason_of(exc))
+            self.refused(member, exc.reason)
         except GatewayError as exc:
-            self.failed(member, reason_of(exc), kind="down")
+            reason = reason_of(exc)
+            self._note(member, lambda: member.circuit.failed(monotonic(), reason), "down")
         else:
             member.told, member.is_loading = told, False
             member.circuit.found_well(monotonic())
@@ -113,33 +158,117 @@ class Pool:
                 self._tell()
         self._tell_metrics(member)
 
+    @staticmethod
+    def _leave_hung(member: Member) -> None:
+        """Have the calls leave of whose answers nothing was passed on; each knows whether another may take it."""
+        for leave in list(member.unbegun):
+            leave()
+
     def answered(self, member: Member) -> None:
         """A call was answered there, at least in part."""
-        capacity = member.capacity
-        member.circuit.answered()
-        if member.capacity != capacity:
-            logger.info("Upstream %s is back.", member.name)
-            self._tell()
+        if member.circuit.state is State.HALF_OPEN:
+            member.circuit.answered()
+            self._back(member)
 
     def ended_well(self, member: Member) -> None:
         """A call came to its end there."""
-        self.answered(member)
+        was_on_trial = member.circuit.state is State.HALF_OPEN
         member.circuit.ended_well()
+        if was_on_trial:
+            self._back(member)
+
+    def _back(self, member: Member) -> None:
+        logger.info("Upstream %s is back.", member.name)
+        self._tell()
 
     def refused(self, member: Member, reason: str) -> None:
         """Nobody was there to take a call, or a question."""
         self._note(member, lambda: member.circuit.refused(monotonic(), reason), "down")
 
-    def failed(self, member: Member, reason: str, kind: str) -> None:
-        """It broke something off, or was silent for too long."""
-        self._note(member, lambda: member.circuit.failed(monotonic(), reason), kind)
+    def failed(self, member: Member, exc: UpstreamFault) -> None:
+        """It broke a call off, or was silent for too long."""
+        if isinstance(exc, Hung) or self.says_nothing(exc):
+            return
+        self._note(member, lambda: member.circuit.failed(monotonic(), exc.reason), exc.code)
+
+    def says_nothing(self, exc: GatewayError) -> bool:
+        """True for a failure that may be one of this process, which stood still a moment ago."""
+        is_late = isinstance(exc, UpstreamTimeout | ConnectTimeout | BrokenOff)
+        return is_late and self.pulse.has_just_stood_still(monotonic())
+
+    # -- calls that were answered, with anything but an answer ---------------------------------------------------
+
+    def failed_call(self, member: Member, exc: UpstreamFault, request_id: str, *, goes_on: bool) -> None:
+        """Count and log a call that failed there, in a flood only the first few."""
+        if isinstance(exc, UpstreamError) and not isinstance(exc, BrokenOff):
+            UPSTREAM_ERRORS.labels(member.name, exc.code).inc()
+        if self._floods.lets_through((member.name, exc.reason), monotonic()):
+            what = f"{exc.reason}: {exc.detail!r}" if exc.detail else exc.reason
+            end = "It goes on to another one." if goes_on else "Its caller was told so."
+            level = logging.WARNING if goes_on else logging.ERROR
+            logger.log(level, "Upstream %s failed call %s: it %s. %s", member.name, request_id, what, end)
+
+    def doubted(self, member: Member, reason: str) -> None:
+        """A call failed there, and goes on to another upstream: the outcome there tells whose fault it was."""
+        self._turn(member, lambda: member.circuit.doubted(monotonic(), reason))
+
+    def convicted(self, member: Member, reason: str) -> None:
+        """A call failed there, and that was not the call's fault."""
+        if member.circuit.state is State.HALF_OPEN:
+            (self.answered(member) if self._is_last(member) else self.doubted(member, reason))
+            return
+        now = monotonic()
+        member.circuit.convicted(now, reason)
+        if member.circuit.fails(now) and not self._is_needed(member):
+            self._turn(member, lambda: member.circuit.eject(now))
+
+    def acquitted(self, member: Member) -> None:
+        """A call failed there, and elsewhere alike."""
+        member.circuit.acquitted()
+        self._look_soon(member)
+
+    def refused_call(self, member: Member) -> None:
+        """It said that a call is wrong."""
+        was_on_trial = member.circuit.state is State.HALF_OPEN
+        member.circuit.refused_call()
+        if was_on_trial:
+            self._back(member)
+
+    def _turn(self, member: Member, what: Callable[[], None]) -> None:
+        was_open = member.circuit.is_open
+        what()
+        if member.circuit.is_open and not was_open:
+            logger.warning("Upstream %s is out of turn for a moment: it %s.", member.name, member.circuit.reason)
+            self._noted(member)
+
+    def _is_needed(self, member: Member) -> bool:
+        """True where it serves a model that no other upstream serves well."""
+        now = monotonic()
+        others = [
+            each
+            for each in self.enabled
+            if each is not member and each.is_up and each.circuit.state is State.CLOSED and not each.circuit.fails(now)
+        ]
+        return not all(any(model in each.told.models for each in others) for model in member.told.models.values())
+
+    def _release_needed(self) -> None:
+        """Take those back that are out of turn where the others have gone since."""
+        for member in self.enabled:
+            if member.circuit.is_ejected and member.told.models and self._is_last(member):
+                member.circuit.close()
+                self._tell_metrics(member)
+                logger.warning("Upstream %s is back in turn: no other one is left.", member.name)
+
+    def _is_last(self, member: Member) -> bool:
+        """True where it serves a model that no upstream serves that is up."""
+        return any(not self.fit(model, [member]) for model in member.told.models.values())
 
     def turned_away(self, member: Member, exc: NeverSent) -> None:
         """A call was never sent there."""
         if isinstance(exc, StillLoading):
             self._loading(member)
-        else:
-            self.refused(member, reason_of(exc))
+        elif not self.says_nothing(exc):
+            self.refused(member, exc.reason)
 
     def _loading(self, member: Member) -> None:
         if not member.is_loading:
@@ -154,7 +283,7 @@ class Pool:
         if not was_open or kind != "down":
             UPSTREAM_ERRORS.labels(member.name, kind).inc()
         if member.circuit.is_open and not was_open:
-            logger.warning("Upstream %s is down: %s", member.name, member.circuit.reason)
+            logger.warning("Upstream %s is down: it %s.", member.name, member.circuit.reason)
         if (was_open, was_loading) != (member.circuit.is_open, False):
             self._noted(member)
         elif kind != "down":
@@ -170,6 +299,7 @@ class Pool:
             watch.wake.set()
 
     def _tell(self) -> None:
+        self._release_needed()
         self.changed()
         self._news.set()
         self._news = asyncio.Event()
@@ -237,6 +367,12 @@ class Pool:
         """The upstreams that are up, serve the model and were not tried yet."""
         return [each for each in self.enabled if each.is_up and model in each.told.models and each not in tried]
 
+    def doubtful(self, model: str, tried: Sequence[Member]) -> list[Member]:
+        """Those that fit and whose last call failed, while there are others."""
+        fit = self.fit(model, tried)
+        doubtful = [each for each in fit if each.circuit.is_doubted]
+        return doubtful if len(doubtful) < len(fit) else []
+
     def may_serve(self, model: str, tried: Sequence[Member] = ()) -> bool:
         """Whether there is one that fits, or one that will as soon as it has loaded its model."""
         return bool(self.fit(model, tried)) or any(
@@ -263,15 +399,18 @@ class Watch:
             self.first_look.set()
             await asyncio.sleep(SOONEST)
             every = LOADING_INTERVAL if self.member.is_loading else self.pool.interval
+            wait = every * spread.uniform(1 - JITTER, 1 + JITTER) - SOONEST
+            if self.member.circuit.is_ejected:  # it is back as soon as it may be
+                wait = min(wait, self.member.circuit.tried_in(monotonic()))
             with suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, every * spread.uniform(1 - JITTER, 1 + JITTER) - SOONEST)):
+                async with asyncio.timeout(max(0.0, wait)):
                     await self.wake.wait()
             self.wake.clear()
 
 
 def reason_of(exc: GatewayError) -> str:
-    """What was wrong, for operators: callers are told less."""
-    return str(exc.__cause__ or "") or str(exc)
+    """What was wrong, for operators, in words that follow "it": callers are told less."""
+    return exc.reason if isinstance(exc, UpstreamFault) else f"refused a question: {exc}"
 
 
 def forget_series(name: str) -> None:

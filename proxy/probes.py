@@ -8,23 +8,24 @@ from typing import Any
 
 from accounts.errors import GatewayError
 
-from .errors import UpstreamError
+from .errors import ConnectTimeout, OutOfFiles, UpstreamError, UpstreamTimeout
 from .identities import identity_of
 from .members import Member, Told
 from .upstream import UpstreamClient
 
-TIMEOUT = 5.0  # seconds that it has for an answer
+TIMEOUT = 5.0  # seconds that it has for an answer: it takes milliseconds, whatever it computes
+NOT_TOLD = (UpstreamTimeout, ConnectTimeout, OutOfFiles)  # these say nothing of what it keeps to itself
 MARKER = "media_marker"  # of /props: made anew at each start
 
 
 async def probe(client: UpstreamClient, member: Member) -> Told:
-    """Raises as UpstreamClient.get does: NeverSent, StillLoading, ..."""
+    """Ask it. Raises as UpstreamClient.get does: NeverSent, StillLoading, ..."""
     try:
         models = (await get(client, member, "/v1/models"))["data"]
         names = {name: model["id"] for model in models for name in (model["id"], *model.get("aliases", ()))}
         contexts = [meta_of(model).get("n_ctx") or 0 for model in models]
     except (KeyError, TypeError, AttributeError) as exc:
-        raise UpstreamError("Its /v1/models is none.") from exc
+        raise UpstreamError(reason="answered /v1/models with something that is no list of models") from exc
     props, adapters = await asked_further(client, member)
     return Told(
         models=names,
@@ -46,10 +47,14 @@ async def asked_further(client: UpstreamClient, member: Member) -> tuple[dict[st
         props = dict(await get(client, member, "/props"))
         if member.is_up and before.adapters == [] and before.props.get(MARKER) == props.get(MARKER):
             return props, []
+    except NOT_TOLD:
+        raise
     except (GatewayError, TypeError, ValueError):
         return {}, None
     try:
         return props, None if props.get("is_sleeping") else await get(client, member, "/lora-adapters")
+    except NOT_TOLD:
+        raise
     except GatewayError:
         return props, None
 

@@ -3,7 +3,6 @@
 It answers 500 to some mistakes of a client's, and these must not count against it.
 """
 
-import logging
 from typing import Any
 
 import orjson
@@ -11,8 +10,6 @@ import orjson
 from accounts.errors import GatewayError, InvalidRequest
 
 from .errors import ContextLengthExceeded, StillLoading, UpstreamError
-
-logger = logging.getLogger(__name__)
 
 MESSAGE_SHOWN = 300  # characters of its message that are passed on or logged
 CALLERS_FAULT = (  # how a llama-server's 500s begin that are for the caller to mend
@@ -32,17 +29,17 @@ CALLERS_FAULT = (  # how a llama-server's 500s begin that are for the caller to 
 NO_SUCH_TOKEN = "vector::_M_range_check"  # what detokenize says of an id beyond the vocabulary
 
 
-def refusal(status: int, body: bytes, level: int = logging.ERROR) -> GatewayError:
-    """The meaning of an answer that is not 200. Where that is a fault it is logged, at this level."""
+def refusal(status: int, body: bytes) -> GatewayError:
+    """The meaning of an answer that is not 200."""
     try:
-        return refusal_of(orjson.loads(body)["error"], status, level)
+        return refusal_of(orjson.loads(body)["error"], status)
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
-        return refusal_of({}, status, level)
+        return refusal_of({}, status)
 
 
-def refusal_of(error: dict[str, Any], status: int | None = None, level: int = logging.ERROR) -> GatewayError:
+def refusal_of(error: dict[str, Any], status: int | None = None) -> GatewayError:
     """The meaning of an `error` object, of an answer with this status or of an event in a stream."""
-    status = status or error.get("code") or 500
+    status = status or (code if isinstance(code := error.get("code"), int) else 500)
     message, kind = str(error.get("message", "")), str(error.get("type"))
     shown = message[:MESSAGE_SHOWN]
     if kind == "exceed_context_size_error" or message.startswith("Context size has been exceeded"):
@@ -55,7 +52,8 @@ def refusal_of(error: dict[str, Any], status: int | None = None, level: int = lo
         return InvalidRequest(f"The llama-server refused the request: {shown or 'no reason given'}")
     if status == 503:
         return StillLoading()
-    logger.log(level, "A llama-server answered %s: %r", status, shown)
     if status in (401, 403):
-        return UpstreamError("The llama-server does not accept the gateway's own key (LLAMA_API_KEY).")
-    return UpstreamError()
+        sentence = "The llama-server does not accept the gateway's own key (LLAMA_API_KEY)."
+        reason = f"does not accept the gateway's key, and answered {status}"
+        return UpstreamError(sentence, reason=reason, answered=status, detail=shown)
+    return UpstreamError(reason=f"answered {status}", answered=status, detail=shown)

@@ -1,23 +1,25 @@
 """The way of an admitted call: to an upstream, or another, and its answer back, event by event or folded into one."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
-from functools import partial
+from functools import lru_cache, partial
+from time import monotonic
 from typing import Any
 
 import orjson
 
-from accounts.errors import GatewayError
+from accounts.errors import GatewayError, InvalidRequest
 
 from .attempts import Attempt, Errand, Portion
 from .cache.flights import Flight
 from .endings import Endings
-from .errors import BrokenOff, NeverSent, StillLoading, UpstreamError, UpstreamTimeout
+from .errors import BrokenOff, Hung, NeverSent, OutOfFiles, StillLoading, UpstreamError, UpstreamFault, UpstreamTimeout
 from .events import NO_ANSWER, UNREADABLE
-from .members import Lease
-from .metrics import UPSTREAM_ERRORS
+from .members import Lease, Member
+from .metrics import UPSTREAM_REQUESTS
 from .queue import SlotQueue, Want
+from .readers import Reader
 from .records import Record
 from .telling import Begun, Telling, nothing
 from .upstream import Answer
@@ -49,7 +51,13 @@ class Relay(Telling):
         self.answer: dict[str, Any] = {}  # the whole one, once it is folded
         self.attempt: Attempt | None = None  # the last one
         self._lease: Lease | None = None  # its slot
-        self._broke_off = False
+        self._has_begun = False  # something was passed on
+        self._has_failed = False  # an upstream that took the call failed it
+        self._suspect: tuple[Member, GatewayError] | None = None  # that one, while it may have been the call's fault
+        self._failure: GatewayError | None = None  # of an answer that had begun
+        self._is_hung = False  # the upstream hangs, and is left
+        self._task: asyncio.Task[Any] | None = None  # asks an upstream
+        self._known_before: Reader | None = None  # of the attempt before this one
         self._held: Portion = []  # events that are published once the answer has begun
         endings.push_async_callback(self._count_rest)
 
@@ -61,27 +69,47 @@ class Relay(Telling):
         Raises Overloaded where none has a slot in time, UpstreamUnavailable where none is left, and what the one that
         took the call says against it.
         """
+        self._task = asyncio.current_task()
         while True:
+            lease = await self._leased()
+            lease.member.unbegun.add(self._leave_hung)
             try:
                 async with AsyncExitStack() as opened:
-                    begun = await self._try(opened)
+                    begun = await self._try(lease, opened)
                     self.endings.push_async_callback(opened.pop_all().aclose)
+                    self._has_begun = True
                     return begun
-            except (NeverSent, BrokenOff) as exc:
-                self._give_up_on(exc)
+            except GatewayError as exc:
+                self._go_on_after(exc)
+            except asyncio.CancelledError:
+                if not self._is_hung or (self._task and self._task.uncancel()):  # its client has left
+                    raise
+                self._go_on_after(Hung())
+            finally:
+                lease.member.unbegun.discard(self._leave_hung)
 
-    async def _try(self, opened: AsyncExitStack) -> Begun:
-        self._is_over = False
-        takes_slot = self.errand.endpoint.takes_slot
-        lease = self._lease = await self.queue.lease(self.want) if takes_slot else self.queue.visit(self.want)
+    async def _leased(self) -> Lease:
+        """A slot of an upstream, or a visit there where the call needs no slot."""
+        if not self.errand.endpoint.takes_slot:
+            return self.queue.visit(self.want)
+        try:
+            return await self.queue.lease(self.want)
+        except GatewayError:
+            self._convict()  # others do without such failures
+            raise
+
+    async def _try(self, lease: Lease, opened: AsyncExitStack) -> Begun:
+        self._is_over = self._is_hung = False
+        self._lease = lease
         opened.push(partial(self._leave, lease))
         self.attempt = Attempt(self.errand, lease.member, self.pool.client)
         self.record.upstream = lease.member.name
         self.want.sent += 1
-        answer = await self._posted(self.attempt)
+        answer = await self.attempt.post()
         opened.push_async_callback(answer.aclose)
         if self.errand.endpoint.reader is None:
             return await self._unstreamed(answer), nothing()
+        self._known_before = self.record.reader
         self.reader = self.record.reader = self.errand.new_reader()
         self.record.first_token_at = None
         self._held = []
@@ -94,55 +122,128 @@ class Relay(Telling):
             pass
         return part, portions
 
-    async def _posted(self, attempt: Attempt) -> Answer:
-        """An answer that has begun. Whatever a llama-server says, even no, is a sign of life."""
-        try:
-            answer = await attempt.post()
-        except (NeverSent, BrokenOff, UpstreamTimeout):
-            raise
-        except GatewayError:
-            self.pool.answered(attempt.member)
-            raise
-        self.pool.answered(attempt.member)
-        return answer
-
-    def _give_up_on(self, exc: NeverSent | BrokenOff) -> None:
-        """Note which upstream failed, and raise where the call may not go on to another.
-
-        A call that was never sent may; one that an upstream broke off may once, or it could break them all.
-        """
+    def _leave_hung(self) -> None:
+        """Leave the upstream, which hangs, where another may take the call."""
         assert self.attempt is not None
-        member = self.attempt.member
-        if not isinstance(exc, StillLoading):
-            self.want.tried.append(member)
-        if isinstance(exc, NeverSent):
-            self.want.sent -= 1
-            self.pool.turned_away(member, exc)
-        elif self._broke_off:
-            raise exc
-        else:
-            self._broke_off = True
-        if self.flight and self.flight.was_heard:
-            raise exc
-        if not self.pool.may_serve(self.want.model, self.want.tried):
-            raise exc
-        if isinstance(exc, BrokenOff):
-            self.pool.failed(member, str(exc), exc.code)
+        assert self._task is not None
+        if not self._is_hung and self._may_go_on(Hung(), [*self.want.tried, self.attempt.member]):
+            self._is_hung = True
+            self._task.cancel()
 
     def _note(self, events: Portion, *, has_begun: bool) -> None:
+        if has_begun and self.record.first_token_at is None:
+            self._note_answered()
         super()._note(events, has_begun=has_begun)
         if self._is_over and self._lease:  # whoever waits for the slot goes first, before this answer is told
-            self.pool.ended_well(self._lease.member)
+            if not self.folds or self.reader.is_complete:
+                self.pool.ended_well(self._lease.member)
             self._lease.release()
+
+    def _note_answered(self) -> None:
+        """The answer has begun: the upstream works, and the call was not the cause where another one failed it."""
+        assert self.attempt is not None
+        self.pool.answered(self.attempt.member)
+        self._convict()
 
     def _leave(self, lease: Lease, _: Any, exc: BaseException | None, __: Any) -> None:
         """Give the slot back. Where an answer was left, the llama-server has it for a moment more."""
-        if self._is_over:
+        failure = self._failure or exc
+        sent(lease.member.name, "answered" if self._is_over else "timeout" if self._is_hung else outcome(failure)).inc()
+        if self._is_over and lease.is_held and self.errand.endpoint.takes_slot:
             self.pool.ended_well(lease.member)
         if self._is_over or isinstance(exc, GatewayError):
             lease.release()
         else:
             asyncio.get_running_loop().call_later(AFTER_LEAVING, lease.release)
+
+    # -- failures ------------------------------------------------------------------------------------------------
+
+    def _go_on_after(self, exc: GatewayError) -> None:
+        """Judge the upstream that failed the call, and raise the failure where no other one may take the call."""
+        assert self.attempt is not None
+        member = self.attempt.member
+        if self._known_before and not self.record.usage.total:  # what is known of the attempt before was used
+            self.record.reader = self._known_before
+        self._known_before = None
+        if isinstance(exc, NeverSent | OutOfFiles):
+            self.want.sent -= 1
+        if not isinstance(exc, StillLoading) and not self.pool.says_nothing(exc):
+            self.want.tried.append(member)
+        goes_on = self._may_go_on(exc, self.want.tried)
+        self._judge(member, exc, goes_on=goes_on)
+        if not goes_on:
+            raise exc
+        if not isinstance(exc, NeverSent):
+            self._has_failed = True
+            self.want.tried += self.pool.doubtful(self.want.model, self.want.tried)
+
+    def _may_go_on(self, exc: GatewayError, tried: Sequence[Member]) -> bool:
+        """Whether another upstream may take a call. One that was failed may go on once, or it could break them all."""
+        if isinstance(exc, OutOfFiles) or not self.pool.may_serve(self.want.model, tried):
+            return False
+        if self.flight and self.flight.was_heard:
+            return False
+        if isinstance(exc, NeverSent):
+            return True
+        if self._has_failed:
+            return False
+        if isinstance(exc, UpstreamTimeout):  # the next one would take as long, but for one that hangs
+            return isinstance(exc, Hung) or self.pool.says_nothing(exc)
+        if isinstance(exc, InvalidRequest):
+            return self.attempt is not None and self.attempt.member.circuit.is_refusing
+        return isinstance(exc, UpstreamError)
+
+    def _judge(self, member: Member, exc: GatewayError, *, goes_on: bool) -> None:
+        """Count a failure against the upstream, or leave it open until another one has had the call.
+
+        Failures of the connection count by themselves. Of any other the call is the cause, where both say the same.
+        """
+        if isinstance(exc, OutOfFiles):
+            self.pool.files.say(monotonic())
+        elif isinstance(exc, NeverSent):
+            self.pool.turned_away(member, exc)
+        elif isinstance(exc, BrokenOff | UpstreamTimeout):
+            self.pool.failed(member, exc)
+            self._convict()
+        elif goes_on:
+            self._suspect = member, exc
+            self.pool.doubted(member, reason_of(exc))
+        elif self._suspect and (isinstance(exc, InvalidRequest) or are_alike(self._suspect[1], exc)):
+            self.pool.acquitted(self._suspect[0])
+            self._suspect = None
+        elif isinstance(exc, InvalidRequest):
+            self.pool.refused_call(member)
+        elif isinstance(exc, UpstreamError) and (
+            self._has_failed or self.pool.may_serve(self.want.model, self.want.tried)
+        ):
+            self._convict()
+            self.pool.convicted(member, exc.reason)
+        else:  # it lives, and there is no other to compare it with
+            self.pool.answered(member)
+        if isinstance(exc, UpstreamError | UpstreamTimeout):
+            self.pool.failed_call(member, exc, self.record.request_id, goes_on=goes_on)
+
+    def _convict(self) -> None:
+        """The call was not the cause of its first failure."""
+        if self._suspect:
+            member, exc = self._suspect
+            self._suspect = None
+            self.pool.convicted(member, reason_of(exc))
+
+    @contextmanager
+    def _counting_faults(self) -> Iterator[None]:
+        """Count the failures of answers that have begun."""
+        try:
+            yield
+        except UpstreamFault as exc:
+            if self._has_begun and self.attempt is not None:
+                self._failure = exc
+                if isinstance(exc, BrokenOff | UpstreamTimeout):
+                    self.pool.failed(self.attempt.member, exc)
+                else:
+                    self.pool.convicted(self.attempt.member, exc.reason)
+                self.pool.failed_call(self.attempt.member, exc, self.record.request_id, goes_on=False)
+            raise
 
     async def _count_rest(self) -> None:
         if self.attempt and self.record.reader:
@@ -166,7 +267,8 @@ class Relay(Telling):
                 return b""
             if not self.reader.is_complete:
                 self._is_over = False
-                raise BrokenOff("The llama-server ended its answer without a finish reason.")
+                sentence = "The llama-server ended its answer without a finish reason."
+                raise BrokenOff(sentence, reason="ended an answer without a finish reason")
             self.answer = self.reader.answer
             return orjson.dumps(self.answer)
         except UNREADABLE as exc:
@@ -187,17 +289,37 @@ class Relay(Telling):
             self.record.known = self.errand.endpoint.count(self.answer)
         except UNREADABLE as exc:
             raise UpstreamError(NO_ANSWER) from exc
+        if self.errand.endpoint.takes_slot:
+            self._note_answered()
         self.record.first_token()
         self._is_over = True
         return orjson.dumps(self.answer)
 
-    @contextmanager
-    def _counting_faults(self) -> Iterator[None]:
-        try:
-            yield
-        except GatewayError as exc:
-            if self.attempt is not None and isinstance(exc, BrokenOff | UpstreamTimeout):
-                self.pool.failed(self.attempt.member, str(exc), exc.code)
-            elif self.attempt is not None and isinstance(exc, UpstreamError):  # it said so itself, and lives
-                UPSTREAM_ERRORS.labels(self.attempt.member.name, exc.code).inc()
-            raise
+
+def outcome(exc: BaseException | None) -> str:
+    """How an attempt without an answer ended, as a metric's label."""
+    match exc:
+        case NeverSent() | OutOfFiles():
+            return "not_sent"
+        case UpstreamTimeout():
+            return "timeout"
+        case UpstreamFault():
+            return "failed"
+        case GatewayError():
+            return "refused"
+    return "left"
+
+
+@lru_cache(maxsize=1024)  # looking a label up costs more than counting
+def sent(upstream: str, outcome: str) -> Any:
+    return UPSTREAM_REQUESTS.labels(upstream, outcome)
+
+
+def are_alike(first: GatewayError, second: GatewayError) -> bool:
+    """Whether two upstreams failed a call in the same way."""
+    statuses = [each.answered for each in (first, second) if isinstance(each, UpstreamFault)]
+    return type(first) is type(second) and len(set(statuses)) == 1
+
+
+def reason_of(exc: GatewayError) -> str:
+    return exc.reason if isinstance(exc, UpstreamFault) else "refuses calls that others answer"
