@@ -208,11 +208,13 @@ class Relay(Telling):
         elif goes_on:
             self._suspect = member, exc
             self.pool.doubted(member, reason_of(exc))
-        elif self._suspect and (isinstance(exc, InvalidRequest) or are_alike(self._suspect[1], exc)):
-            self.pool.acquitted(self._suspect[0])
-            self._suspect = None
         elif isinstance(exc, InvalidRequest):
+            self._acquit()
             self.pool.refused_call(member)
+        elif self._suspect and are_alike(self._suspect[1], exc):
+            self._acquit()
+            self.pool.doubted(member, reason_of(exc))
+            self.pool.acquitted(member)
         elif isinstance(exc, UpstreamError) and (
             self._has_failed or self.pool.may_serve(self.want.model, self.want.tried)
         ):
@@ -222,6 +224,12 @@ class Relay(Telling):
             self.pool.answered(member)
         if isinstance(exc, UpstreamError | UpstreamTimeout):
             self.pool.failed_call(member, exc, self.record.request_id, goes_on=goes_on)
+
+    def _acquit(self) -> None:
+        """The call was the cause of its first failure."""
+        if self._suspect:
+            self.pool.acquitted(self._suspect[0])
+            self._suspect = None
 
     def _convict(self) -> None:
         """The call was not the cause of its first failure."""
