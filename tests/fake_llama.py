@@ -61,6 +61,7 @@ class FakeLlama:
         self.script = script
         self.told = {**TOLD, b"/props": {**TOLD[b"/props"], "total_slots": slots}}
         self.seen: list[dict[str, Any]] = []
+        self.answers_after = 0.0  # seconds, to questions about itself
         self.gone = threading.Event()  # set when a client has left a script that waits for that
         self._serving: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self.loop = asyncio.new_event_loop()
@@ -96,6 +97,7 @@ class FakeLlama:
         try:
             while head := (await reader.readuntil(b"\r\n\r\n")).lower():
                 if head.startswith(b"get"):
+                    await asyncio.sleep(self.answers_after)
                     writer.write(whole("200 OK", self.told.get(head.split(b" ")[1], MODELS)))
                     continue
                 length = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
