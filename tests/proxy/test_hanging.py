@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import re
 import resource
 import signal
 import socket
@@ -76,7 +75,7 @@ def watched(live, monkeypatch):
 def test_one_that_hangs_is_out_and_its_calls_go_elsewhere(live, watched, bob, chat, together):
     good = FakeLlama(fake_llama.sends_and_cuts(*WELL), slots=1)
     with OwnLlama() as hanging:
-        own, other = watched(hanging.url, good.url)
+        own, _ = watched(hanging.url, good.url)
         hanging.stop()
         stopped_at = time.monotonic()
         try:
@@ -188,12 +187,11 @@ def callers(worker: ToldWorker, headers: dict, most: int = 6):
 
 
 def test_a_gateway_that_stood_still_blames_nobody(live):
-    """Its deadlines run out meanwhile: of questions and of connections that are being made."""
+    """The questions that it had asked were answered, and their deadlines ran out, meanwhile."""
     paul = person("paul")
     slow = FakeLlama(fake_llama.sends_and_cuts(*WELL))
     slow.answers_after = 0.3
-    settings = {"UPSTREAM_POLL_INTERVAL": "0.3", "UPSTREAM_CONNECT_TIMEOUT": "1", "LOG_LEVEL": "INFO"}
-    with ToldWorker(slow.url, **settings) as worker:
+    with ToldWorker(slow.url, UPSTREAM_POLL_INTERVAL="0.3", UPSTREAM_CONNECT_TIMEOUT="1") as worker:
         headers = paul.headers
         with callers(worker, headers) as outcomes:
             wait_until(lambda: len(outcomes) > 20, "calls are answered", within=60)
@@ -205,3 +203,91 @@ def test_a_gateway_that_stood_still_blames_nobody(live):
         assert set(outcomes) == {200}
         assert not [line for line in worker.told if "is down" in line]
     slow.close()
+
+
+def test_a_connection_that_was_being_made_meanwhile_is_made_again(live, together):
+    paul = person("paul")
+    server, accepts = FakeLlama(fake_llama.sends_and_cuts(*WELL)), threading.Event()
+    port = server.server.sockets[0].getsockname()[1]
+    timing = {"UPSTREAM_POLL_INTERVAL": "60", "UPSTREAM_CONNECT_TIMEOUT": "4"}
+    with ToldWorker(server.url, **timing) as worker, full_backlog(server, accepts):
+        headers = paul.headers
+        with together(lambda: worker.call(headers)) as (call,):
+            wait_until(lambda: is_connecting(worker, port), "the gateway connects")
+            worker.process.send_signal(signal.SIGSTOP)
+            accepts.set()
+            time.sleep(8)  # longer than the time that it has to connect: the standstill itself is what is tested
+            worker.process.send_signal(signal.SIGCONT)
+            assert call.result().status_code == 200
+        assert not [line for line in worker.told if "is down" in line]
+    server.close()
+
+
+@contextmanager
+def full_backlog(server: FakeLlama, accepts: threading.Event):
+    """The server takes no connection before the event is set: those that are being made stay so."""
+    with socket.socket(fileno=os.dup(server.server.sockets[0].fileno())) as listener:
+        listener.listen(0)
+    server.loop.call_soon_threadsafe(accepts.wait)
+    fillers = [socket.socket() for _ in range(4)]
+    for each in fillers:
+        each.setblocking(False)
+        each.connect_ex(("127.0.0.1", int(server.url.rsplit(":", 1)[1])))
+    threading.Thread(target=lambda: (accepts.wait(), [each.close() for each in fillers])).start()
+    try:
+        yield
+    finally:
+        accepts.set()
+
+
+def is_connecting(worker: ToldWorker, port: int) -> bool:
+    """The worker has a connection to this port that nobody has taken yet: SYN_SENT."""
+    held = set()
+    for each in os.listdir(f"/proc/{worker.process.pid}/fd"):
+        with suppress(OSError):
+            held.add(os.readlink(f"/proc/{worker.process.pid}/fd/{each}").removeprefix("socket:[").removesuffix("]"))
+    with open("/proc/net/tcp") as table:
+        rows = [line.split() for line in table.readlines()[1:]]
+    return any(row[2].endswith(f":{port:04X}") and row[3] == "02" and row[9] in held for row in rows)
+
+
+def files_of(worker: ToldWorker) -> int:
+    return len(os.listdir(f"/proc/{worker.process.pid}/fd"))
+
+
+def limit_files(worker: ToldWorker, most: int) -> None:
+    _, hard = resource.prlimit(worker.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(worker.process.pid, resource.RLIMIT_NOFILE, (most, hard))
+
+
+def test_a_gateway_without_files_says_so_and_blames_nobody(live, bob):
+    good = FakeLlama(fake_llama.sends_and_cuts(*WELL))
+    with ToldWorker(good.url, UPSTREAM_POLL_INTERVAL="0.3") as worker, httpx.Client(timeout=30) as client:
+        url, headers = f"{worker.url}/v1/chat/completions", bob.headers
+        assert client.post(url, headers=headers, json=CHAT).status_code == 200
+        before, _ = resource.prlimit(worker.process.pid, resource.RLIMIT_NOFILE)
+        limit_files(worker, files_of(worker) - 1)  # the client's own connection stays
+
+        def refused() -> bool:
+            response = client.post(url, headers=headers, json=CHAT)
+            return response.status_code == 503 and response.json()["error"]["code"] == "overloaded"
+
+        wait_until(refused, "a call is refused")
+        for _ in range(20):
+            response = client.post(url, headers=headers, json=CHAT)
+            assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+            assert "limit of open files" in response.json()["error"]["message"]
+        said = wait_for_line(worker, "LimitNOFILE")
+        assert "may (" in said
+        assert client.get(f"{worker.url}/health").status_code == 200
+        limit_files(worker, before)
+        wait_until(lambda: client.post(url, headers=headers, json=CHAT).status_code == 200, "calls are answered")
+        told = worker.told
+        assert len([line for line in told if "LimitNOFILE" in line]) <= 4
+        assert not [line for line in told if "is down" in line]
+    good.close()
+
+
+def wait_for_line(worker: ToldWorker, text: str) -> str:
+    wait_until(lambda: any(text in line for line in worker.told), f"the log says {text}")
+    return next(line for line in worker.told if text in line)
