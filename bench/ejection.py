@@ -98,9 +98,8 @@ def fail(folder: Path, kind: str, workers: int = 1) -> bool:
     told = (
         f"| {kind}, {workers} worker{'s' * (workers > 1)} | {ends.told} | {when['tries']:.0f} | {when['back']:.1f} s "
     )
-    print(
-        f"{told}| {slow[len(slow) // 2]:.2f} s, {slow[int(len(slow) * 0.99)]:.2f} s | {rows}, {charged} |", flush=True
-    )
+    p50, p99 = slow[len(slow) // 2], slow[int(len(slow) * 0.99)]
+    print(f"{told}| {p50:.2f} s, {p99:.2f} s | {rows}, {charged} |", flush=True)
     return lost > MOST_LOST or when["back"] > BACK_WITHIN or not agree or rows != charged
 
 
@@ -110,8 +109,7 @@ def two_workers(folder: Path) -> bool:
 
 
 if __name__ == "__main__":
-    print(
-        "| it answers | calls in 60 s | tries there that failed | back after | p50, p99 | rows, charged |\n|---|---|---|---|---|---|"
-    )
+    heads = ["it answers", "calls in 60 s", "tries there that failed", "back after", "p50, p99", "rows, charged"]
+    print(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}")
     kinds = {kind: (lambda folder, kind=kind: fail(folder, kind)) for kind in ("nonsense", "500", "401")}
     run_chosen({**kinds, "two-workers": two_workers})
