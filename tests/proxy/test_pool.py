@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from proxy.circuit import State
-from proxy.errors import MissingParameter, ModelNotFound, UpstreamUnavailable
+from proxy.errors import BrokenOff, MissingParameter, ModelNotFound, StillLoading, UpstreamUnavailable
 from proxy.gateway import gateway
 from proxy.members import Member, Spec, Told
 from proxy.pool import Pool
@@ -105,6 +105,49 @@ def test_a_look_says_whether_it_is_up(status, body, is_up):
     look_at(of_one)
     assert of_one.is_up is is_up
     assert of_one.models == (["m"] if is_up else [])
+
+
+@pytest.mark.parametrize(
+    ("happened", "health"),
+    [
+        (lambda pool, own: None, "up"),
+        (lambda pool, own: pool.refused(own, "refused the connection"), "down: it refused the connection"),
+        (lambda pool, own: pool.turned_away(own, StillLoading()), "loading its model"),
+        (lambda pool, own: [pool.failed(own, BrokenOff()) for _ in range(3)], "down: it broke the connection"),
+        (lambda pool, own: [pool.convicted(own, "answered 500") for _ in range(3)], "out of turn: it answered 500"),
+        (lambda pool, own: (own.circuit.refused(0, "x"), own.circuit.found_well(1)), "on trial, one call at a time"),
+    ],
+)
+def test_health_is_told_in_words(happened, health):
+    own = member("http://a", "m")
+    of_two = pool(own, member("http://b", "m"))
+    happened(of_two, own)
+    assert own.health == health
+
+
+def test_one_that_was_never_up_tells_why():
+    of_one = pool(new(), answer=lambda request: httpx.Response(500))
+    assert of_one.members[0].health == "not looked at yet"
+    look_at(of_one)
+    assert of_one.members[0].health == "not up yet: it answered 500"
+
+
+@pytest.mark.parametrize(("others", "is_ejected"), [([], False), (["n"], False), (["m"], False), (["m", "n"], True)])
+def test_one_whose_models_nobody_else_serves_is_never_out_of_turn(others, is_ejected):
+    own = member("http://a", "m", "n")
+    of_some = pool(own, member("http://b", *others))
+    for _ in range(9):
+        of_some.convicted(own, "answered 500")
+    assert own.circuit.is_ejected is is_ejected
+
+
+def test_of_two_that_fail_one_stays():
+    both = member("http://a", "m"), member("http://b", "m")
+    of_two = pool(*both)
+    for _ in range(9):
+        for each in both:
+            of_two.convicted(each, "answered 500")
+    assert [each.is_up for each in both] == [False, True]
 
 
 def test_the_key_of_the_llama_server_is_sent_and_nothing_else_of_note():

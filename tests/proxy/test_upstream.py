@@ -1,13 +1,17 @@
 """What becomes of a connection to a llama-server, with real sockets: never sent, broken off, too slow."""
 
 import asyncio
+import errno
+import os
 import socket
 import struct
 from contextlib import contextmanager
 
+import aiohttp
 import pytest
 
-from proxy.errors import BrokenOff, NeverSent, UpstreamError, UpstreamTimeout
+from proxy.destinations import Destinations
+from proxy.errors import BrokenOff, NeverSent, OutOfFiles, UpstreamError, UpstreamTimeout
 from proxy.upstream import UpstreamClient
 from tests.servers import PATIENCE, free_port
 
@@ -188,3 +192,83 @@ def test_the_request_is_built_from_nothing(monkeypatch):
         "user-agent",
     ]
     assert sorted(set(names) | {"accept"}) == expected
+
+
+# -- words for operators -------------------------------------------------------------------------------------------
+
+
+def failure_at(url: str, **fields):
+    """The error of a call to this URL."""
+
+    async def run() -> None:
+        client = UpstreamClient(**LIMITS, **fields)
+        try:
+            await client.post(url, "", b"{}")
+        finally:
+            await client.aclose()
+
+    with pytest.raises(Exception) as raised:
+        asyncio.run(run())
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        (f"http://127.0.0.1:{free_port()}", "refused the connection"),
+        (
+            "http://169.254.169.254",
+            "may not be reached: 169.254.169.254 is at 169.254.169.254, a link-local or metadata",
+        ),
+    ],
+)
+def test_a_connection_that_fails_is_told_in_words(url, reason):
+    assert failure_at(url).reason.startswith(reason)
+
+
+def test_a_name_that_does_not_resolve_is_told_in_words(monkeypatch):
+    async def resolve(*_, **__):
+        raise OSError(None, "DNS lookup failed")
+
+    monkeypatch.setattr(aiohttp.ThreadedResolver, "resolve", resolve)
+    assert failure_at("http://gpu1.invalid").reason == "has a name that does not resolve"
+
+
+@pytest.mark.parametrize(
+    ("play", "reason"),
+    [
+        (says(end=socket.socket.close), "closed the connection without an answer"),
+        (says(OK, b"2\r\nhi\r\n", end=socket.socket.close), "broke its answer off"),
+        (says(b"SSH-2.0-OpenSSH\r\n\r\n"), "sent something that is no HTTP"),
+        (says(), "did not answer in time"),
+        (says(b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n"), "answered 500"),
+        (
+            says(b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n"),
+            "does not accept the gateway's key, and answered 401",
+        ),
+    ],
+)
+def test_an_answer_that_fails_is_told_in_words(play, reason):
+    with pytest.raises((UpstreamError, UpstreamTimeout)) as raised:
+        attempt(play)
+    assert raised.value.reason == reason
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_a_process_without_files_is_not_the_llama_servers_fault(monkeypatch, number):
+    class Full(Destinations):
+        def check(self, *_):
+            raise OSError(number, os.strerror(number))
+
+    exc = failure_at(f"http://127.0.0.1:{free_port()}", destinations=Full())
+    assert isinstance(exc, OutOfFiles)
+    assert (exc.status, exc.code) == (503, "overloaded")
+
+
+def test_a_resolver_without_files_is_seen_through(monkeypatch):
+    async def resolve(*_, **__):
+        raise OSError(None, "System error")
+
+    monkeypatch.setattr(aiohttp.ThreadedResolver, "resolve", resolve)
+    monkeypatch.setattr("proxy.upstream.is_reached", lambda: True)
+    assert isinstance(failure_at("http://gpu1.invalid"), OutOfFiles)
