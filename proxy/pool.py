@@ -400,7 +400,7 @@ class Watch:
             await asyncio.sleep(SOONEST)
             every = LOADING_INTERVAL if self.member.is_loading else self.pool.interval
             wait = every * spread.uniform(1 - JITTER, 1 + JITTER) - SOONEST
-            if self.member.circuit.is_ejected:  # it is back as soon as it may be
+            if self.member.circuit.is_ejected and self.member.circuit.is_open:  # it is back as soon as it may be
                 wait = min(wait, self.member.circuit.tried_in(monotonic()))
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, wait)):

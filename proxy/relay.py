@@ -243,15 +243,20 @@ class Relay(Telling):
         """Count the failures of answers that have begun."""
         try:
             yield
-        except UpstreamFault as exc:
+        except GatewayError as exc:
             if self._has_begun and self.attempt is not None:
                 self._failure = exc
-                if isinstance(exc, BrokenOff | UpstreamTimeout):
-                    self.pool.failed(self.attempt.member, exc)
-                else:
-                    self.pool.convicted(self.attempt.member, exc.reason)
-                self.pool.failed_call(self.attempt.member, exc, self.record.request_id, goes_on=False)
+                self._judge_late(self.attempt.member, exc)
             raise
+
+    def _judge_late(self, member: Member, exc: GatewayError) -> None:
+        """Count the failure of an answer that had begun, so that no other upstream can have the call."""
+        if isinstance(exc, BrokenOff | UpstreamTimeout):
+            self.pool.failed(member, exc)
+        elif isinstance(exc, UpstreamError):
+            self.pool.convicted(member, exc.reason)
+        if isinstance(exc, UpstreamError | UpstreamTimeout):
+            self.pool.failed_call(member, exc, self.record.request_id, goes_on=False)
 
     async def _count_rest(self) -> None:
         if self.attempt and self.record.reader:
