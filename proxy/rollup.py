@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime, time, timedelta
 
 from django.db import IntegrityError, connection, transaction
-from django.db.models import Count, Max, Min, Q, QuerySet, Sum
+from django.db.models import Aggregate, Count, Max, Min, Q, QuerySet, Sum
 from django.utils import timezone
 
 from accounts.snapshot import fresh_connection
@@ -94,7 +94,7 @@ def roll_up(day: date) -> int:
         if whole.exists():
             return 0
         at = timezone.now()  # before the rows are read: those that come later are not in the sums
-        asked = {name: Sum(name) for name in SUMS}
+        asked: dict[str, Aggregate] = {name: Sum(name) for name in SUMS}
         asked |= {"calls": Count("pk"), "failed": Count("pk", filter=FAILED), "free_calls": Count("pk", filter=FREE)}
         rows = [DailyUsage(day=day, rolled_up_at=at, **each) for each in rows_of(day).values(*KINDS).annotate(**asked)]
         with suppress(IntegrityError), transaction.atomic():  # not around the reading, which would keep others waiting
