@@ -34,11 +34,11 @@ def statuses(responses: list[httpx.Response]) -> dict[int, int]:
 
 @pytest.fixture
 def clock(live):
-    """Moves the store's clock ahead by so many seconds."""
+    """Stops the store's clock, and moves it ahead by so many seconds."""
     store = gateway().store
-    real = store.clock
+    real, now = store.clock, store.clock()
     ahead = [0.0]
-    store.clock = lambda: real() + ahead[0]
+    store.clock = lambda: now + ahead[0]
 
     def move(seconds: float) -> None:
         ahead[0] += seconds
@@ -66,7 +66,7 @@ def test_a_second_before_its_retry_after_a_call_is_still_refused(live, chat, clo
     assert chat(grace).status_code == 200
 
 
-def test_a_refusal_says_what_and_when(live, chat):
+def test_a_refusal_says_what_and_when(live, chat, clock):
     grace = person("grace", new_tier(requests_a_minute=1))
     assert chat(grace).headers["x-ratelimit-remaining-requests"] == "0"
     refused = chat(grace)
@@ -124,7 +124,7 @@ def test_a_quota_of_one_model_counts_only_that(live, chat):
     assert [chat(grace).status_code for _ in range(3)] == [200, 200, 429]
 
 
-def test_a_quota_changed_in_the_database_holds_within_2_seconds(live, chat):
+def test_a_quota_changed_in_the_database_holds(live, chat):
     tier = new_tier(requests_a_minute=1000)
     grace = person("grace", tier)
     assert chat(grace).headers["x-ratelimit-limit-requests"] == "1000"

@@ -127,7 +127,7 @@ def change_limit(admin, tier, limit):
     assert response.status_code == 302, response.context["errors"]
 
 
-def test_a_limit_changed_in_the_admin_holds_at_every_worker_within_2_seconds(workers, admin):
+def test_a_limit_changed_in_the_admin_holds_at_every_worker(workers, admin):
     tier = new_tier(requests_a_minute=1000)
     grace = person("grace", tier)
     assert all(call(worker, grace).status_code == 200 for worker in workers)
@@ -143,7 +143,7 @@ def test_a_token_quota_typed_in_the_admin_holds(workers, admin):
     wait_until(lambda: call(workers[0], grace).headers.get("x-ratelimit-limit-tokens") == "77", "it holds")
 
 
-def test_a_suspension_holds_at_every_worker_within_2_seconds(workers, admin):
+def test_a_suspension_holds_at_every_worker(workers, admin):
     grace = person("grace")
     key = bearer(grace.key()[1])
 
@@ -156,7 +156,7 @@ def test_a_suspension_holds_at_every_worker_within_2_seconds(workers, admin):
 
 
 @pytest.mark.skipif(connection.vendor != "postgresql", reason="SQLite has no connections that could be ended.")
-def test_a_change_holds_within_5_seconds_after_postgresql_was_restarted(workers):
+def test_a_change_holds_after_postgresql_was_restarted(workers):
     tier = new_tier(requests_a_minute=1000)
     grace = person("grace", tier)
     assert all(call(worker, grace).status_code == 200 for worker in workers)
