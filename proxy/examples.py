@@ -57,7 +57,8 @@ EXAMPLES = {
         {"whole": {"model": MODEL, "input": "Name three colours.", "max_output_tokens": 32}},
         ("id", "object", "output", "usage"),
         ("input",),
-        "Nothing is kept between calls, so `previous_response_id` and `conversation` are refused.",
+        "Nothing is stored, so `previous_response_id`, `conversation` and items of type `item_reference` are refused: "
+        "`store: false` keeps SDKs from sending them. Tools that are no functions are skipped.",
     ),
     "messages": Example(
         "Chat, as Anthropic's clients do",

@@ -71,6 +71,7 @@ LIMITS = (ROOT / "docs" / "limits.md").read_text()
 CACHE = (ROOT / "docs" / "cache.md").read_text()
 ADMIN = (ROOT / "docs" / "admin.md").read_text()
 POOL = (ROOT / "docs" / "pool.md").read_text()
+CLIENTS = (ROOT / "docs" / "clients.md").read_text()
 TEXTS = {
     "README": README,
     "request": REQUEST,
@@ -80,6 +81,7 @@ TEXTS = {
     "cache": CACHE,
     "pool": POOL,
     "admin": ADMIN,
+    "clients": CLIENTS,
 }
 
 
