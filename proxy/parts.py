@@ -139,7 +139,7 @@ def unseen(what: str) -> Spelling:
     return lambda _: note(what)
 
 
-def file(part: Part) -> str:
+def file(part: Part, depth: int = MAX_DEPTH) -> str:
     """A document or an attached file: its title and its text, or where it has none that can be read, a note."""
     given = part["file"] if isinstance(part.get("file"), dict) else part
     title = next((given[name] for name in ("title", "filename", "name") if isinstance(given.get(name), str)), "")
@@ -149,7 +149,7 @@ def file(part: Part) -> str:
     elif source.get("type") == "text" and isinstance(source.get("data"), str):
         text, address = source["data"], ""
     else:
-        text, address = "\n".join(words(source.get("content"))), source.get("url") or source.get("media_type")
+        text, address = "\n".join(words(source.get("content"), depth)), source.get("url") or source.get("media_type")
     if not text:
         return note("document", title or address)
     context = given.get("context")
@@ -182,7 +182,7 @@ def words(value: Any, depth: int = MAX_DEPTH) -> Iterator[str]:
     elif isinstance(value, dict) and depth:
         kind = value.get("type")
         if kind in FILES:
-            yield file(value)
+            yield file(value, depth - 1)
         elif kind not in THOUGHTS:
             if isinstance(value.get("tool_name"), str):
                 yield f"tool {value['tool_name']}"

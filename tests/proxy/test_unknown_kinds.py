@@ -409,3 +409,11 @@ def test_arguments_that_are_nested_too_deeply_are_refused():
     items = [{"type": "x_call", "call_id": "c", "input": deep}, {"type": "x_output", "call_id": "c", "output": "x"}]
     with pytest.raises(InvalidRequest, match="too deeply"):
         Call.parse(b'{"input":' + repr(items).replace("'", '"').encode() + b"}", SCHEMAS["responses"])
+
+
+def test_documents_inside_of_documents_are_read_to_a_depth():
+    inner = {"type": "text", "text": "hello"}
+    for _ in range(60):
+        inner = {"type": "document", "source": {"type": "content", "content": [inner]}}
+    ((text,), _) = of_user("document", source=inner["source"])
+    assert text == "[A document that cannot be shown here]"

@@ -109,12 +109,10 @@ TEXTS = st.text(max_size=6)
 WORDS = st.text("abcdef", min_size=1, max_size=6)
 SCHEMA = st.fixed_dictionaries({"type": st.just("object"), "title": WORDS})
 OF_KIND = {
-    id(kinds.NUMBER): st.floats(-2, 2, width=16) | st.integers(-2, 2),
-    id(kinds.INTEGER): st.integers(-5, 5),
-    id(kinds.COUNT): st.integers(1, 9),
     id(kinds.TEXT): TEXTS,
     id(kinds.FLAG): st.booleans(),
     id(kinds.OBJECT): SCHEMA,
+    id(kinds.BIASES): st.dictionaries(WORDS, st.integers(-5, 5), min_size=1, max_size=2),
     id(kinds.STOP): WORDS | st.lists(WORDS, max_size=3),
     id(kinds.STOPS): st.lists(WORDS, max_size=3),
     id(kinds.INPUT): TEXTS
@@ -157,6 +155,19 @@ OWN = {  # where the kind says too little
     ("completions", "n"): st.integers(1, 4),
 }
 NEEDED = {"top_logprobs": {"logprobs": True}, "tool_choice": {}}
+
+
+def of_kind(kind):
+    """Values of a kind; small ones of numbers."""
+    least, most = kind.shape.get("minimum"), kind.shape.get("maximum")
+    if least is None:
+        return OF_KIND[id(kind)]
+    whole = st.integers(max(least, -5), min(most, 9))
+    if kind.shape["type"] == "integer":
+        return whole
+    return st.floats(max(least, -2), min(most, 2), width=16) | whole
+
+
 CASES = [(each, name) for each in CACHED for name in sorted(each.schema.fields.keys() - UNTOLD)]
 
 
@@ -173,7 +184,7 @@ def spelled(name, value):
 def test_every_field_that_may_change_the_answer_parts_two_requests(endpoint, name, data):
     values = OWN.get((endpoint.name, name))
     if values is None:
-        values = OF_KIND[id(endpoint.schema.fields[name])]
+        values = of_kind(endpoint.schema.fields[name])
     one, other = data.draw(values), data.draw(values | st.none())
     assume(spelled(name, one) != spelled(name, other))
     asked = {**ASKED[endpoint.name], **NEEDED.get(name, {})}
