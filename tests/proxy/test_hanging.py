@@ -7,10 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from pathlib import Path
+from subprocess import DEVNULL
 
 import httpx
 import pytest
@@ -38,7 +41,7 @@ class OwnLlama:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         command = [sys.executable, str(ROOT / "examples" / "llama_server.py"), "--port", str(self.port)]
-        self.process = subprocess.Popen([*command, "--slots", str(slots)], stdout=-3, stderr=-3)
+        self.process = subprocess.Popen([*command, "--slots", str(slots)], stdout=DEVNULL, stderr=DEVNULL)
 
     def __enter__(self) -> "OwnLlama":
         wait_until(lambda: answers(f"{self.url}/health"), "llama-server is up", within=60)
@@ -147,7 +150,7 @@ class ToldWorker(Worker):
     """A gateway in a process of its own, whose log is kept."""
 
     def start(self) -> None:
-        self.log = open(f"/tmp/llmgateway-test-{self.port}.log", "w+b")  # noqa: SIM115  # closed at exit
+        self.log = tempfile.NamedTemporaryFile()  # noqa: SIM115  # closed at exit
         options = ["--port", str(self.port), "--no-access-log", "--no-proxy-headers"]
         command = [sys.executable, "-m", "uvicorn", "llmgateway.asgi:application", *options]
         self.process = subprocess.Popen(command, cwd=ROOT, env=self.environment, stderr=self.log)
@@ -155,12 +158,10 @@ class ToldWorker(Worker):
     def __exit__(self, *exc: object) -> None:
         super().__exit__(*exc)
         self.log.close()
-        os.unlink(self.log.name)
 
     @property
     def told(self) -> list[str]:
-        self.log.seek(0)
-        return self.log.read().decode().splitlines()
+        return Path(self.log.name).read_text().splitlines()
 
     def call(self, headers: dict, **fields: object) -> httpx.Response:
         return httpx.post(f"{self.url}/v1/chat/completions", headers=headers, json={**CHAT, **fields}, timeout=60)
