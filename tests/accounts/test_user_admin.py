@@ -196,7 +196,7 @@ def test_all_that_is_done_is_told_in_one_colour_and_by_name(admin_client, action
     assert alice.user.username in str(told)
 
 
-def test_a_superuser_leaves_nobody_out_and_others_are_told_whom(staff):
+def test_staff_are_told_whom_an_action_leaves_out(staff):
     alice, root = person("alice"), person("root", is_staff=True)
     answer = act(staff, "suspend", alice, root, confirmed="")
     assert f"since only superusers change staff: {root.user.username}." in answer.text
