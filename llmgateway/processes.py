@@ -38,6 +38,12 @@ def sweep(folder: Path) -> None:
             file.unlink(missing_ok=True)
 
 
+def withdraw(folder: Path) -> None:
+    """Forget this process, which only starts the workers: what it has at 0 would be the least of all."""
+    for file in folder.glob(f"*_{os.getpid()}.db"):
+        file.unlink()
+
+
 def begin(folder: Path, workers: int) -> None:
     """Forget all that an earlier gateway left behind, once for each set of workers: the first that begins does it."""
     mark = folder / f"begun-by-{name_of(os.getppid() if workers > 1 else os.getpid())}"

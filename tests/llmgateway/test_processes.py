@@ -27,7 +27,8 @@ def four(live, llama, tmp_path_factory):
     folder = tmp_path_factory.mktemp("metrics")
     (folder / f"counter_{dead_pid()}.db").write_bytes(b"what no worker reads")
     with OwnRedis() as redis:
-        server = Worker(llama, WORKERS, REDIS_URL=redis.url, PROMETHEUS_MULTIPROC_DIR=str(folder))
+        environment = {"REDIS_URL": redis.url, "PROMETHEUS_MULTIPROC_DIR": str(folder), "QUEUE_TIMEOUT": "300"}
+        server = Worker(llama, WORKERS, **environment)
         with server:
             wait_until(lambda: len(pids_in(folder)) == WORKERS, "all workers are there")
             server.folder = folder
@@ -55,7 +56,7 @@ def calls_of(server, someone, count):
     headers, body = bearer(someone.key()[1]), {**CHAT, "max_tokens": 2}
 
     def call(_):
-        return httpx.post(f"{server.url}/v1/chat/completions", headers=headers, json=body, timeout=PATIENCE)
+        return httpx.post(f"{server.url}/v1/chat/completions", headers=headers, json=body, timeout=300)
 
     with ThreadPoolExecutor(16) as threads:
         return list(threads.map(call, range(count)))
@@ -77,6 +78,11 @@ def test_four_workers_tell_the_sum_of_what_was_sent(four):
         for kind in ("prompt", "completion"):
             sent = sum(usage[f"{kind}_tokens"] for usage in used)
             assert each[f'api_tokens_total{{kind="{kind}",model="smollm2-135m",tier="enterprise"}}'] == sent
+
+
+def test_commands_and_the_parent_of_the_workers_tell_nothing(four):
+    subprocess.run([sys.executable, "manage.py", "check"], cwd=ROOT, env=four.environment, check=True)
+    assert pids_in(four.folder) == set(four.children)
 
 
 def test_gauges_tell_of_the_gateway_and_not_of_each_worker(four):

@@ -8,6 +8,7 @@ import tempfile
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -15,6 +16,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from uvicorn.config import STARTUP_FAILURE
 
+from llmgateway.processes import withdraw
 from llmgateway.server import address_of, listen, listen_at, new_config, raise_open_files
 from llmgateway.supervisor import Supervisor
 
@@ -83,6 +85,7 @@ def listening(options: dict[str, Any]) -> Iterator[socket.socket]:
 def metrics_folder() -> Iterator[None]:
     """A directory in which several workers add their metrics up, unless PROMETHEUS_MULTIPROC_DIR names one."""
     if settings.PROMETHEUS_MULTIPROC_DIR:
+        withdraw(Path(settings.PROMETHEUS_MULTIPROC_DIR))
         yield
         return
     with tempfile.TemporaryDirectory(prefix="llmgateway-metrics-") as folder:
