@@ -26,14 +26,14 @@ STOPPED = ("57014", "SQLITE_INTERRUPT")  # PostgreSQL's code for it, and SQLite'
 PAGES = ("/admin/", "/account/")  # of people; everything else is answered in JSON
 
 
-class Thread(threading.local):
+class ThreadState(threading.local):
     """What is known of the thread that asks."""
 
     serves_pages = False
     began = 0.0  # its latest query, in seconds of monotonic()
 
 
-thread = Thread()
+thread = ThreadState()
 limits: WeakKeyDictionary[Any, float] = WeakKeyDictionary()  # of the pool's connections, in seconds; none: no limit
 
 
@@ -54,7 +54,7 @@ def connected(connection: Any, **_: Any) -> None:
     held = connection.connection
     if connection.vendor == "sqlite" and thread.serves_pages:  # never shared: this thread has opened it for itself
         held.set_progress_handler(is_too_late, LOOK_EVERY)
-    limit = settings.PAGE_QUERY_TIMEOUT if thread.serves_pages else 0
+    limit = max(0.0, settings.PAGE_QUERY_TIMEOUT) if thread.serves_pages else 0
     if connection.vendor == "postgresql" and limit != limits.get(held, 0):
         with connection.cursor() as cursor:
             cursor.execute(f"SET statement_timeout = {round(limit * 1000) or 'DEFAULT'}")  # milliseconds

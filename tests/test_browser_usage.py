@@ -6,7 +6,7 @@ from django.utils import timezone
 from playwright.sync_api import expect
 
 from accounts.models import Tier
-from proxy.models import UsageRecord
+from proxy.models import DailyUsage, UsageRecord
 from proxy.usage_admin import UsageRecordAdmin
 from tests.browsing import browser, look_at, page, root, sign_in  # noqa: F401  # fixtures
 from tests.cast import new_tier
@@ -30,7 +30,9 @@ def admin(page):
 
 @pytest.fixture
 def empty_ledger(live):
-    UsageRecord.objects.all().delete()
+    """No calls, neither in the ledger nor in its daily sums, which the tests of a run share."""
+    for model in (UsageRecord, DailyUsage):
+        model.objects.all().delete()
     yield
     UsageRecord.objects.all().delete()
 
