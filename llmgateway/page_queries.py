@@ -15,15 +15,15 @@ from django.conf import settings
 from django.db import OperationalError, connections
 from django.db.backends.signals import connection_created
 from django.dispatch import receiver
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest
 from django.http.response import HttpResponseBase
-from django.template.loader import render_to_string
+
+from .pages import FOR_PEOPLE, page
 
 logger = logging.getLogger(__name__)
 
 LOOK_EVERY = 100_000  # steps of SQLite's machine between two looks at the clock: about a millisecond
 STOPPED = ("57014", "SQLITE_INTERRUPT")  # PostgreSQL's code for it, and SQLite's
-PAGES = ("/admin/", "/account/")  # of people; everything else is answered in JSON
 
 
 class ThreadState(threading.local):
@@ -81,12 +81,15 @@ class StoppedQueries:
         return self.get_response(request)
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponseBase | None:
-        if not (was_stopped(exception) and request.path.startswith(PAGES)):
+        if not (was_stopped(exception) and request.path.startswith(FOR_PEOPLE)):
             return None
         seconds = settings.PAGE_QUERY_TIMEOUT
         logger.warning("A query was stopped after %g s, of %s %r.", seconds, request.method, request.get_full_path())
-        home = next(path for path in PAGES if request.path.startswith(path))
-        context = {"seconds": seconds, "request": request, "home": home}
-        return HttpResponse(
-            render_to_string("too_slow.html", context), status=503, headers={"Cache-Control": "no-store"}
+        told = (
+            "It was stopped, so that it holds up nobody else.",
+            "Narrow the filter: one day, or one user, not all rows.",
+        )
+        without_filters = "The same page without filters" if request.GET else "Try again"
+        return page(
+            request, 503, f"This took longer than {seconds:g} s", *told, again=request.path, retry=without_filters
         )

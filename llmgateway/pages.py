@@ -32,13 +32,16 @@ def wants_page(request: HttpRequest) -> bool:
     return request.get_preferred_type([JSON, HTML]) == HTML
 
 
-def page(request: HttpRequest, status: int, title: str, *sentences: str, again: str = "") -> HttpResponse:
-    """An error page with ways back: to sign in or try again where `again` is such a path, and to the first page."""
+def page(
+    request: HttpRequest, status: int, title: str, *sentences: str, again: str = "", retry: str = "Try again"
+) -> HttpResponse:
+    """An error page with ways back: to the path `again` where there is one, named `retry`, and to the start."""
     is_admin = request.path.startswith("/admin/")
     context: dict[str, Any] = {
         "title": title,
         "sentences": sentences,
         "again": again,
+        "retry": retry,
         "home": reverse("admin:index") if is_admin else reverse("account"),
         "home_name": "the admin" if is_admin else "your account",
         "request_id": getattr(request, "id", ""),
@@ -70,7 +73,9 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:
     if not wants_page(request):
         return answer_to(InvalidRequest(sentence))
     if isinstance(exception, DisallowedHost):
-        sentence = "The gateway does not know this host name. Its administrator can add it to ALLOWED_HOSTS."
+        sentence = (
+            "The gateway does not know this host name. Its administrator can name it in PUBLIC_URL or ALLOWED_HOSTS."
+        )
     return page(request, 400, "This request was not understood", sentence)
 
 
@@ -85,7 +90,7 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponseBase:
     told.append("Go back, load the page again and send the form once more. Cookies must be allowed.")
     if reason.startswith(("Origin", "Referer")):
         told = ["The gateway takes no forms from the address that your browser shows."]
-        told.append("Its administrator can add that address to CSRF_TRUSTED_ORIGINS.")
+        told.append("Its administrator can name that address in PUBLIC_URL or CSRF_TRUSTED_ORIGINS.")
     return page(request, 403, "The form was not accepted", *told)
 
 
@@ -101,7 +106,7 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponseBase:
 
 
 def server_error(request: HttpRequest) -> HttpResponseBase:
-    logger.error("Unforeseen, in %s: %r", getattr(request, "id", "no request"), sys.exc_info()[1])
+    logger.error("Request %s failed: %r", getattr(request, "id", "no request"), sys.exc_info()[1])
     if not wants_page(request):
         return answer_to(GatewayError())
     sentences = ("The gateway could not answer. Try again in a moment.", "If it fails again, tell its administrator.")

@@ -106,7 +106,7 @@ def test_a_fault_is_a_page_without_a_database_or_session(http, monkeypatch, capl
     assert "no database" not in failed.text
     assert shows_its_id(failed)
     told = [each.getMessage() for each in caplog.records if each.name == "llmgateway.pages"]
-    assert told == [f"Unforeseen, in {failed.headers['x-request-id']}: OperationalError('no database')"]
+    assert told == [f"Request {failed.headers['x-request-id']} failed: OperationalError('no database')"]
 
 
 def test_a_fault_of_auth_is_the_envelope_for_a_browser_too(live, http, monkeypatch):
