@@ -77,7 +77,7 @@ def test_no_workers_are_none():
 
 
 @contextmanager
-def one_process(*options, **popen):
+def served(*options, **popen):
     command = [sys.executable, "manage.py", "serve", *options]
     with subprocess.Popen(command, cwd=ROOT, **popen) as process:
         try:
@@ -87,7 +87,8 @@ def one_process(*options, **popen):
 
 
 @pytest.mark.usefixtures("live")
-def test_a_unix_socket_is_made_and_cleared_away(tmp_path):
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_unix_socket_is_made_and_cleared_away(redis, tmp_path, workers):
     path = str(tmp_path / "gateway.sock")
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(path)  # of a gateway that was killed
@@ -99,7 +100,8 @@ def test_a_unix_socket_is_made_and_cleared_away(tmp_path):
             client.sendall(b"GET /health/live HTTP/1.0\r\n\r\n")
             return client.recv(100).startswith(b"HTTP/1.1 200")
 
-    with one_process("--uds", path) as process:
+    environment = {**os.environ, "REDIS_URL": redis.url, "TMPDIR": str(tmp_path)}
+    with served("--uds", path, "--workers", workers, env=environment) as process:
         wait_until(lives, "it answers", within=120)
         second = serve("--uds", path)
         told = f"CommandError: Cannot listen on {path}: Address already in use"
@@ -114,7 +116,7 @@ def test_a_socket_that_is_open_already_is_used():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         number = str(listener.fileno())
-        with one_process("--fd", number, pass_fds=[listener.fileno()]):
+        with served("--fd", number, pass_fds=[listener.fileno()]):
             wait_until(lambda: answers(f"{url}/health/live"), "it answers", within=120)
 
 
@@ -190,7 +192,7 @@ def test_it_may_open_as_many_files_as_the_machine_allows():
         resource.setrlimit(resource.RLIMIT_NOFILE, (100, 300))
 
     port = free_port()
-    with one_process("--port", str(port), stderr=subprocess.PIPE, text=True, preexec_fn=few) as process:
+    with served("--port", str(port), stderr=subprocess.PIPE, text=True, preexec_fn=few) as process:
         wait_until(lambda: answers(f"http://127.0.0.1:{port}/health/live"), "it answers", within=120)
         limits = Path(f"/proc/{process.pid}/limits").read_text()
         process.kill()

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ class Command(BaseCommand):
         with listening(options) as listener:
             logger.info("Listening on %s, workers: %d.", address_of(listener), workers)
             if workers > 1:
-                with metrics_folder(), listener:
+                with metrics_folder():
                     os.environ["WEB_CONCURRENCY"] = str(workers)  # each asks how many there are
                     sys.exit(Supervisor(listener, workers).run())
             server = uvicorn.Server(new_config(logging.getLogger().level))
@@ -75,10 +75,13 @@ def listening(options: dict[str, Any]) -> Iterator[socket.socket]:
         where = options["uds"] or f"{options['host']}:{options['port']}"
         where = where if options["fd"] is None else f"file descriptor {options['fd']}"
         raise CommandError(f"Cannot listen on {where}: {exc.strerror or exc}") from exc
-    with listener:
-        yield listener
-    if options["uds"]:
-        os.unlink(options["uds"])
+    try:
+        with listener:
+            yield listener
+    finally:
+        if options["uds"]:
+            with suppress(FileNotFoundError):
+                os.unlink(options["uds"])
 
 
 @contextmanager
