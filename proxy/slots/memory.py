@@ -42,12 +42,20 @@ class MemorySlots(Slots):
         known = self._ranks.get(ticket.name, ticket.rank)
         self.leave(ticket)
         ticket.rank = rank = int(ticket.arrived * 1e6) if known is None else known
-        if url := least_loaded({url: self.part_of(most) for url, most in ticket.places.items()}, self._busy):
+        parts = {url: self.part_of(most) for url, most in ticket.places.items()}
+        url = least_loaded(parts, self._busy)
+        if url and not self._lines:
             self._grant(ticket, url)
             return 0
         line = self._lines.setdefault(ticket.model, [])
         insort(line, (rank, ticket), key=rank_of)
         self._ranks[ticket.name] = rank
+        while url:  # free since this process may give more of them: whoever came first goes first
+            before = self._busy[url]
+            self._hand_over(url)
+            if ticket.name in self.held:
+                return 0
+            url = least_loaded(parts, self._busy) if self._busy[url] != before else None
         return bisect_right(line, rank, key=rank_of) - 1
 
     def leave(self, ticket: Ticket) -> None:
@@ -71,6 +79,10 @@ class MemorySlots(Slots):
         if self.held.pop(name, None) is None:
             return
         self._busy[url] -= 1
+        self._hand_over(url)
+
+    def _hand_over(self, url: str) -> None:
+        """Grant the free slots of an upstream to those who are first in line for them."""
         while ticket := self._first_for(url):
             self.leave(ticket)
             self._grant(ticket, url)

@@ -402,3 +402,22 @@ def test_ranks_of_redis_and_of_a_worker_alone_are_one_order():
         assert await own.ask(Ticket("earlier", "m", {"a": 0}, first.rank - 1)) == 0
 
     asyncio.run(run())
+
+
+def test_a_new_call_goes_after_those_in_line_when_slots_become_free_to_give():
+    """Whoever waits while a worker gives nothing yet is not overtaken in the moment that it begins to."""
+
+    async def run():
+        grants, part = [], 0
+        own = MemorySlots(lambda _: part)
+        own.granted = lambda name, _: grants.append(name)
+        for name in ("t0", "t1"):
+            await own.ask(Ticket(name, "m", {"a": 1}))
+        part = 1
+        assert await own.ask(Ticket("t2", "m", {"a": 1})) == 1
+        assert grants == ["t0"]
+        own.release("t0", "a")
+        own.release("t1", "a")
+        assert grants == ["t0", "t1", "t2"]
+
+    asyncio.run(run())
