@@ -116,7 +116,7 @@ def grace_of_three():
     """Somebody who may have three calls running, and whose use is counted by every meter."""
     tier = new_tier(max_concurrent_requests=CALLS - 1)
     for metric in ("requests", "tokens"):
-        for window in ("minute", "month"):
+        for window in ("hour", "month"):
             tier.quotas.create(metric=metric, window=window, limit=10**9)
     return person("grace", tier)
 
