@@ -24,7 +24,7 @@ def sent(text, name="chat-completions"):
         (f'{HELLO}, "temperature": 0', f'"temperature": 0.0, {HELLO}'),
         (f'{HELLO}, "top_p": 1', f'{HELLO}, "top_p": 1.0'),
         (f'{HELLO}, "max_tokens": 5', f'{HELLO}, "max_completion_tokens": 5'),
-        (f'{HELLO}, "top_p": 1e20', f'{HELLO}, "top_p": 1.0e20'),
+        (f'{HELLO}, "seed": 1e18', f'{HELLO}, "seed": 1.0e18'),
         (f'{HELLO}, "max_tokens": 5', f'{HELLO}, "max_completion_tokens": 5, "n_predict": 9'),
         (HELLO, f'{HELLO}, "n": 1, "logprobs": false, "tools": [], "stop": null, "logit_bias": {{}}'),
         (HELLO, f'{HELLO}, "stop": [], "response_format": {{"type": "text"}}'),
