@@ -79,9 +79,10 @@ class FakeLlama:
         self.loop.close()
 
     async def _close(self) -> None:
+        # asyncio's own tasks, which accept: cancelled, or begun after the server is closed, they leave their sockets open
+        while accepting := asyncio.all_tasks() - self._serving.keys() - {asyncio.current_task()}:
+            await asyncio.gather(*accepting)
         self.server.close()
-        accepting = asyncio.all_tasks() - self._serving.keys() - {asyncio.current_task()}
-        await asyncio.gather(*accepting)  # asyncio's own; one that is cancelled before it begins leaves its socket open
         for task, writer in self._serving.items():
             writer.transport.abort()  # also where the other side does not read
             task.cancel()
