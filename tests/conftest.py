@@ -78,7 +78,7 @@ def live(llama: str, django_db_setup: None, django_db_blocker: DjangoDbBlocker) 
 
 @pytest.fixture
 def http(live: LiveGateway) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=live.url, timeout=PATIENCE) as client:
+    with httpx.Client(base_url=live.url, timeout=5 * PATIENCE) as client:
         yield client
 
 

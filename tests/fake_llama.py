@@ -79,7 +79,7 @@ class FakeLlama:
         self.loop.close()
 
     async def _close(self) -> None:
-        # asyncio's own tasks, which accept: cancelled, or begun after the server is closed, they leave their sockets open
+        # asyncio's own tasks, which accept; cancelled, or begun on a closed server, they would leave sockets open
         while accepting := asyncio.all_tasks() - self._serving.keys() - {asyncio.current_task()}:
             await asyncio.gather(*accepting)
         self.server.close()

@@ -78,13 +78,13 @@ def asked(case) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def whole(llama, asked) -> httpx.Response:
     """What the llama-server itself answers, the second time, so that it is as warm as it is for us."""
-    httpx.post(f"{llama}/v1/chat/completions", json=asked, timeout=PATIENCE)
-    return httpx.post(f"{llama}/v1/chat/completions", json=asked, timeout=PATIENCE)
+    httpx.post(f"{llama}/v1/chat/completions", json=asked, timeout=5 * PATIENCE)
+    return httpx.post(f"{llama}/v1/chat/completions", json=asked, timeout=5 * PATIENCE)
 
 
 @pytest.fixture(scope="module")
 def streamed(llama, asked, whole) -> httpx.Response:
-    return httpx.post(f"{llama}/v1/chat/completions", json={**asked, **STREAM}, timeout=PATIENCE)
+    return httpx.post(f"{llama}/v1/chat/completions", json={**asked, **STREAM}, timeout=5 * PATIENCE)
 
 
 def test_a_whole_answer_is_the_llama_servers_own(bob, post, whole, asked):
