@@ -6,6 +6,7 @@ from django.utils import timezone
 from playwright.sync_api import expect
 
 from accounts.models import Tier
+from proxy.dashboard import TIER_COLOURS
 from proxy.models import DailyUsage, UsageRecord
 from proxy.usage_admin import UsageRecordAdmin
 from tests.browsing import browser, look_at, page, root, sign_in  # noqa: F401  # fixtures
@@ -48,12 +49,14 @@ def test_the_chart_tells_what_became_of_calls(admin, empty_ledger):
 
 
 def test_a_tier_keeps_its_colour(admin, empty_ledger):
-    later, earlier = sorted((new_tier(), new_tier()), key=lambda tier: -tier.pk)
+    oldest, earlier = Tier.objects.order_by("pk").first(), new_tier()
+    taken = {tier.pk % len(TIER_COLOURS) for tier in (oldest, earlier)}
+    later = next(tier for tier in iter(new_tier, None) if tier.pk % len(TIER_COLOURS) not in taken)
     usage_row(timezone.now(), tier=later.name)
     admin.goto("/admin/")
     [(name, colour, _)] = admin.evaluate(SHOWN, "Tokens")
     usage_row(timezone.now(), tier=earlier.name)
-    usage_row(timezone.now(), tier=Tier.objects.order_by("pk").first().name)
+    usage_row(timezone.now(), tier=oldest.name)
     admin.goto("/admin/")
     assert dict(each[:2] for each in admin.evaluate(SHOWN, "Tokens"))[name] == colour
     look_at(admin, "dashboard-tiers", "/admin/")

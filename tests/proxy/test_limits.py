@@ -104,15 +104,21 @@ def test_a_quota_of_nothing_is_no_matter_of_time(live, chat):
     assert "retry-after" not in refused.headers
 
 
+def own_quota(someone, limit):
+    """A quota of a user's own, known to the gateway."""
+    Quota.objects.create(user=someone.user, metric="requests", window="minute", limit=limit)
+    wait_until(lambda: ("user", someone.user.pk) in gateway().policies.quotas, "the quota is known")
+
+
 def test_a_users_own_quota_stands_in_place_of_the_tiers(live, chat):
     grace = person("grace", new_tier(requests_a_minute=1))
-    Quota.objects.create(user=grace.user, metric="requests", window="minute", limit=3)
+    own_quota(grace, 3)
     assert [chat(grace).status_code for _ in range(4)] == [200, 200, 200, 429]
 
 
 def test_a_users_own_quota_can_lift_the_limit(live, chat):
     grace = person("grace", new_tier(requests_a_minute=1))
-    Quota.objects.create(user=grace.user, metric="requests", window="minute", limit=None)
+    own_quota(grace, None)
     assert [chat(grace).status_code for _ in range(3)] == [200, 200, 200]
 
 

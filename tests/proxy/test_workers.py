@@ -151,7 +151,10 @@ def test_a_suspension_holds_at_every_worker(workers, admin):
         return {httpx.get(f"{worker.url}/v1/models", headers=key, timeout=PATIENCE).status_code for worker in workers}
 
     assert statuses() == {200}
-    admin.post(reverse("admin:accounts_user_changelist"), {"action": "suspend", "_selected_action": [grace.user.pk]})
+    admin.post(
+        reverse("admin:accounts_user_changelist"),
+        {"action": "suspend", "_selected_action": [grace.user.pk], "confirmed": "yes"},
+    )
     wait_until(lambda: statuses() == {403}, "it holds")
 
 

@@ -107,7 +107,6 @@ def test_an_error_event_is_what_it_means():
     ("events", "known"),
     [
         ([], NOTHING_KNOWN),
-        ([event(ROLE)], NOTHING_KNOWN),
         ([PROGRESS], Usage(6, 4, 0, is_estimated=True)),
         ([PROGRESS, token("a", predicted=1), token("b", predicted=4)], Usage(5, 4, 4, is_estimated=True)),
         ([token("a"), event({}, finish="stop"), usage()], Usage(5, 4, 3)),
