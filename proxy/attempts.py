@@ -11,7 +11,7 @@ import orjson
 from accounts.errors import GatewayError
 
 from .endpoints import Endpoint
-from .errors import BrokenOff, UpstreamError
+from .errors import BrokenOff, NeverSent, Overloaded, UpstreamError
 from .events import NO_ANSWER, UNREADABLE, EventSplitter
 from .members import Member
 from .readers import Asked, Reader
@@ -74,7 +74,10 @@ class Attempt:
 
     async def _count_prompt(self) -> int | None:
         """The tokens of the prompt; None where the llama-server says nothing that can be believed."""
-        counted = await self.ask(self.errand.endpoint.counting_path, self.errand.body)
+        try:
+            counted = await self.ask(self.errand.endpoint.counting_path, self.errand.body)
+        except (NeverSent, Overloaded) as exc:  # the call itself was sent
+            raise UpstreamError(reason="could not be asked for the count of a prompt") from exc
         try:
             return believed(counted["input_tokens"])
         except UNREADABLE as exc:

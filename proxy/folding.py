@@ -102,7 +102,9 @@ def add_delta(message: dict[str, Any], delta: dict[str, Any]) -> None:
 def add_tool_call(calls: list[dict[str, Any]], part: dict[str, Any]) -> None:
     """A tool call comes in parts of one index: the first names it, the others carry on its arguments."""
     index = part.get("index", 0)
-    while len(calls) <= index:
+    if not 0 <= index <= len(calls):
+        raise IndexError(f"Tool call {index} comes after {len(calls)} others.")
+    if index == len(calls):
         calls.append({"type": "function", "function": {"name": "", "arguments": ""}})
     call = calls[index]
     call.update({name: part[name] for name in ("id", "type") if name in part})

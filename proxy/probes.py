@@ -1,7 +1,8 @@
 """What a llama-server tells of itself when it is asked: its models, slots, context, and what it is that answers.
 
-It is asked for `/v1/models` and `/props` only, and now and then. Both are answered beside the work; reading `/slots` or
-`/metrics` keeps a llama-server from noticing that a client has left.
+It is asked for `/v1/models` and `/props` now and then. Both are answered beside the work: they tell whether it lives.
+`/lora-adapters`, which is asked for after a start, waits behind a prompt that is being read: no answer says nothing.
+Reading `/slots` or `/metrics` keeps a llama-server from noticing that a client has left.
 """
 
 from typing import Any
@@ -15,6 +16,7 @@ from .upstream import UpstreamClient
 
 TIMEOUT = 5.0  # seconds that it has for an answer: it takes milliseconds, whatever it computes
 NOT_TOLD = (UpstreamTimeout, ConnectTimeout, OutOfFiles)  # these say nothing of what it keeps to itself
+ADAPTERS_TIMEOUT = 1.0  # seconds; without an answer nothing of it is cached until it is asked again
 MARKER = "media_marker"  # of /props: made anew at each start
 
 
@@ -45,22 +47,24 @@ async def asked_further(client: UpstreamClient, member: Member) -> tuple[dict[st
     before = member.told
     try:
         props = dict(await get(client, member, "/props"))
-        if member.is_up and before.adapters == [] and before.props.get(MARKER) == props.get(MARKER):
+        if before.adapters == [] and before.props.get(MARKER) == props.get(MARKER) is not None:
             return props, []
     except NOT_TOLD:
         raise
     except (GatewayError, TypeError, ValueError):
         return {}, None
+    if props.get("is_sleeping"):
+        return props, None
     try:
-        return props, None if props.get("is_sleeping") else await get(client, member, "/lora-adapters")
-    except NOT_TOLD:
+        return props, await get(client, member, "/lora-adapters", ADAPTERS_TIMEOUT)
+    except OutOfFiles:
         raise
     except GatewayError:
         return props, None
 
 
-async def get(client: UpstreamClient, member: Member, path: str) -> Any:
-    return await client.get(member.url + path, member.spec.api_key, TIMEOUT)
+async def get(client: UpstreamClient, member: Member, path: str, within: float | None = None) -> Any:
+    return await client.get(member.url + path, member.spec.api_key, TIMEOUT if within is None else within)
 
 
 def slots_in(props: dict[str, Any]) -> int | None:

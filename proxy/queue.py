@@ -116,7 +116,7 @@ class SlotQueue:
         fit = self.pool.fit(want.model, want.tried)
         if not fit:
             raise UpstreamUnavailable
-        return Lease(min(fit, key=lambda member: member.in_flight))
+        return Lease(min(fit, key=lambda member: (member.circuit.is_doubted, member.in_flight)))
 
     # -- waiting -------------------------------------------------------------------------------------------------
 

@@ -39,7 +39,8 @@ def refusal(status: int, body: bytes) -> GatewayError:
 
 def refusal_of(error: dict[str, Any], status: int | None = None) -> GatewayError:
     """The meaning of an `error` object, of an answer with this status or of an event in a stream."""
-    status = status or (code if isinstance(code := error.get("code"), int) else 500)
+    code = error.get("code")
+    status = status or (code if isinstance(code, int) and 400 <= code <= 599 else 500)
     message, kind = str(error.get("message", "")), str(error.get("type"))
     shown = message[:MESSAGE_SHOWN]
     if kind == "exceed_context_size_error" or message.startswith("Context size has been exceeded"):
@@ -50,7 +51,7 @@ def refusal_of(error: dict[str, Any], status: int | None = None) -> GatewayError
         return InvalidRequest("One of these token ids is not in the model's vocabulary.")
     if status == 400 or (status == 500 and message.startswith(CALLERS_FAULT)):
         return InvalidRequest(f"The llama-server refused the request: {shown or 'no reason given'}")
-    if status == 503:
+    if status == 503 and (kind == "unavailable_error" or message.startswith("Loading")):
         return StillLoading()
     if status in (401, 403):
         sentence = "The llama-server does not accept the gateway's own key (LLAMA_API_KEY)."

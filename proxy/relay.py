@@ -58,6 +58,7 @@ class Relay(Telling):
         self._is_hung = False  # the upstream hangs, and is left
         self._task: asyncio.Task[Any] | None = None  # asks an upstream
         self._known_before: Reader | None = None  # of the attempt before this one
+        self._avoided: list[Member] = []  # not tried after a failure, since they may fail as well
         self._held: Portion = []  # events that are published once the answer has begun
         endings.push_async_callback(self._count_rest)
 
@@ -83,6 +84,7 @@ class Relay(Telling):
                 self._go_on_after(exc)
             except asyncio.CancelledError:
                 if not self._is_hung or (self._task and self._task.uncancel()):  # its client has left
+                    self._keep_usage()
                     raise
                 self._go_on_after(Hung())
             finally:
@@ -94,8 +96,9 @@ class Relay(Telling):
             return self.queue.visit(self.want)
         try:
             return await self.queue.lease(self.want)
-        except GatewayError:
-            self._convict()  # others do without such failures
+        except GatewayError as exc:
+            if self._suspect and isinstance(self._suspect[1], InvalidRequest):
+                raise self._suspect[1] from exc  # nobody else could be asked whether that is so
             raise
 
     async def _try(self, lease: Lease, opened: AsyncExitStack) -> Begun:
@@ -112,9 +115,6 @@ class Relay(Telling):
         self._known_before = self.record.reader
         self.reader = self.record.reader = self.errand.new_reader()
         self.record.first_token_at = None
-        self._held = []
-        if self.flight:
-            self.flight.restart()
         portions = self.attempt.portions(answer, self.reader)
         opened.push_async_callback(portions.aclose)
         take = self._folded if self.folds else self._passed_on
@@ -162,20 +162,31 @@ class Relay(Telling):
         """Judge the upstream that failed the call, and raise the failure where no other one may take the call."""
         assert self.attempt is not None
         member = self.attempt.member
-        if self._known_before and not self.record.usage.total:  # what is known of the attempt before was used
-            self.record.reader = self._known_before
-        self._known_before = None
+        self._keep_usage()
         if isinstance(exc, NeverSent | OutOfFiles):
             self.want.sent -= 1
+        if isinstance(exc, NeverSent):
+            self.want.tried = [each for each in self.want.tried if each not in self._avoided]
         if not isinstance(exc, StillLoading) and not self.pool.says_nothing(exc):
             self.want.tried.append(member)
         goes_on = self._may_go_on(exc, self.want.tried)
+        first = self._suspect[1] if self._suspect else exc
         self._judge(member, exc, goes_on=goes_on)
         if not goes_on:
-            raise exc
+            raise first if isinstance(exc, NeverSent) else exc
+        self._held = []
+        if self.flight:  # at once: who boards while the next one works is told nothing of this one
+            self.flight.restart()
         if not isinstance(exc, NeverSent):
             self._has_failed = True
-            self.want.tried += self.pool.doubtful(self.want.model, self.want.tried)
+            self._avoided = self.pool.doubtful(self.want.model, self.want.tried)
+            self.want.tried += self._avoided
+
+    def _keep_usage(self) -> None:
+        """Account for the attempt before this one where this one has used nothing."""
+        if self._known_before and not self.record.usage.total:
+            self.record.reader = self._known_before
+        self._known_before = None
 
     def _may_go_on(self, exc: GatewayError, tried: Sequence[Member]) -> bool:
         """Whether another upstream may take a call. One that was failed may go on once, or it could break them all."""
@@ -190,7 +201,8 @@ class Relay(Telling):
         if isinstance(exc, UpstreamTimeout):  # the next one would take as long, but for one that hangs
             return isinstance(exc, Hung) or self.pool.says_nothing(exc)
         if isinstance(exc, InvalidRequest):
-            return self.attempt is not None and self.attempt.member.circuit.is_refusing
+            has_room = any(each.in_flight < each.capacity for each in self.pool.fit(self.want.model, tried))
+            return has_room and self.attempt is not None and self.attempt.member.circuit.is_refusing
         return isinstance(exc, UpstreamError)
 
     def _judge(self, member: Member, exc: GatewayError, *, goes_on: bool) -> None:
@@ -304,6 +316,8 @@ class Relay(Telling):
             raise UpstreamError(NO_ANSWER) from exc
         if self.errand.endpoint.takes_slot:
             self._note_answered()
+        else:
+            self._convict()
         self.record.first_token()
         self._is_over = True
         return orjson.dumps(self.answer)

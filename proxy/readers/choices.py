@@ -66,7 +66,7 @@ class ChoicesReader(Reader):
                 self._ending = choice["index"]
             elif "role" not in choice.get("delta", ()):  # the event that opens a chat's choice holds no token
                 self.tally.events += 1
-        index = chunk["choices"][0]["index"] if chunk["choices"] else self._ending
+        index = int(chunk["choices"][0]["index"]) if chunk["choices"] else self._ending
         timings = chunk.get("timings") if self.asked.shows_timings else chunk.pop("timings", None)
         if progress := chunk.pop("prompt_progress", None):
             self.tally.so_far(index, *of_progress(progress))

@@ -12,8 +12,11 @@ from proxy.gateway import gateway
 from proxy.metrics import UPSTREAM_ERRORS, UPSTREAM_REQUESTS
 from proxy.models import UsageRecord
 from tests import fake_llama as llama
+from tests.cast import new_tier, person
+from tests.conftest import CHAT
 from tests.fake_llama import FakeLlama
-from tests.servers import wait_until
+from tests.proxy.test_endings import send
+from tests.servers import free_port, wait_until
 
 pytestmark = pytest.mark.once
 
@@ -264,3 +267,42 @@ def test_one_that_waits_for_its_trial_is_not_asked_without_end(live, monkeypatch
 
 async def on_loop(function) -> None:
     function()
+
+
+# -- verdicts that are none ------------------------------------------------------------------------------------------
+
+
+def test_mistakes_put_nobody_out_of_turn_while_the_other_one_is_full(fake, served_by, bob, chat, together, gate):
+    full, well = fake(llama.sends_late(gate, *WELL)), fake(sends(REFUSED))
+    served_by(full.url, well.url, slots=1)
+    mallory = person("mallory", new_tier(max_queue_seconds=1))
+    with together(lambda: chat(bob)) as [long]:
+        wait_until(lambda: member_of(full).in_flight == 1, "one is full")
+        assert {chat(mallory).status_code for _ in range(REFUSALS + 3)} == {400}
+        gate.set()
+        assert long.result().status_code == 200
+    assert member_of(well).circuit.state is State.CLOSED
+
+
+def test_one_whose_last_call_failed_is_asked_where_the_others_are_gone(fake, served_by, bob, chat):
+    bad, doubtful = fake(sends(BROKEN)), fake(sends(*WELL))
+    served_by(bad.url, doubtful.url, f"http://127.0.0.1:{free_port()}")
+    member_of(doubtful).circuit.is_doubted = True
+    assert chat(bob).status_code == 200
+
+
+def test_a_question_counts_against_one_that_fails_what_another_answers(fake, bob, post):
+    bad, good = fake(sends(BROKEN)), fake(sends(llama.whole("200 OK", {"tokens": [1]})))
+    assert {post("tokenize", bob, content="Hi").status_code for _ in range(8)} == {200}
+    assert len(bad.seen) < 5
+    assert len(good.seen) == 8
+
+
+def test_tokens_of_the_first_try_are_kept_where_the_client_leaves_the_second(live, fake, bob, gate):
+    fake(sends(*HALF))
+    second = fake(llama.sends_late(gate, *WELL))
+    with send(live, bob.token, CHAT):
+        wait_until(lambda: second.seen, "it goes on to the second")
+    wait_until(lambda: UsageRecord.objects.filter(user=bob.user).exists(), "it has its row")
+    row = row_of(bob)
+    assert (row.status, row.prompt_tokens, row.completion_tokens, row.is_estimated) == (499, 5, 2, True)

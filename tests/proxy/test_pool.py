@@ -325,3 +325,27 @@ async def identity_at(url):
     await of_one.look_at(of_one.members[0])
     await client.aclose()
     return of_one.identity("smollm2-135m")
+
+
+@pytest.mark.parametrize("adapters", [[{"id": 0, "scale": 1.0}], None, []])
+def test_one_that_is_late_with_its_adapters_only_is_well(monkeypatch, adapters):
+    monkeypatch.setattr("proxy.probes.ADAPTERS_TIMEOUT", 0.05)
+    own = member("http://a", "m", adapters=adapters, props={"media_marker": "x"})
+    left = []
+    own.unbegun.add(lambda: left.append(own))
+
+    async def answer(request):
+        if request.url.path == "/lora-adapters":
+            await asyncio.Event().wait()
+        told = {"data": [{"id": "m"}]} if request.url.path == "/v1/models" else {"media_marker": "x"}
+        return httpx.Response(200, json=told)
+
+    async def look():
+        pool = Pool(UpstreamClient(1, 1, transport=httpx.MockTransport(answer)), interval=60)
+        pool.members = (own,)
+        await pool.look_at(own)
+
+    asyncio.run(look())
+    assert own.circuit.state is State.CLOSED
+    assert left == []
+    assert own.told.adapters == ([] if adapters == [] else None)

@@ -230,6 +230,22 @@ def test_another_llama_server_takes_over_where_nothing_was_told(fake, chat, bob,
     assert ('"error"' in answer.text) == (asked == 1)
 
 
+def test_who_boards_between_two_tries_is_told_the_second_only(fake, gate, chat, bob, together):
+    fake(fake_llama.sends_and_cuts(fake_llama.STREAM_HEAD, fake_llama.token("AAA", 1)))
+    texts = [fake_llama.token(text, number) for number, text in enumerate(("one ", "two ", "three"), 1)]
+    ending = (fake_llama.FINISH, fake_llama.USAGE, fake_llama.DONE)
+    second = fake(fake_llama.sends_late(gate, fake_llama.STREAM_HEAD, *texts, *ending))
+
+    def follow():
+        wait_until(lambda: second.seen, "it goes on to the second")
+        return chat(bob, stream=True)
+
+    with together(lambda: chat(bob), follow) as calls:
+        wait_until(lambda: aboard() == 2, "both are aboard")
+        gate.set()
+        assert [text_of(call.result()) for call in calls] == ["one two three"] * 2
+
+
 def test_a_stream_that_was_heard_is_not_begun_anew_by_one_that_says_it_loads(fake, gate, chat, bob, together):
     loading = fake_llama.chunk(b'data: {"error":{"code":503,"message":"Loading model","type":"unavailable_error"}}\n\n')
     fake(fake_llama.sends_then_cuts(gate, HEAD + HEL, loading))
