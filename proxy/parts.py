@@ -168,27 +168,35 @@ def text_of_data(url: Any) -> str:
 
 
 # Names under which unknown kinds hold what people read, in the order of reading.
-READABLE = ("title", "source", "url", "text", "content", "stdout", "stderr", "output", "tool_references")
+READABLE = ("title", "source", "url", "uri", "text", "content", "stdout", "stderr", "output", "tool_references")
 
 
-def words(value: Any, depth: int = MAX_DEPTH) -> Iterator[str]:
-    """The texts in a part of an unknown kind, or in several."""
+def words(value: Any, depth: int = MAX_DEPTH) -> list[str]:
+    """The texts in a part of an unknown kind, or in several. Each value is looked at once, and an empty one never."""
+    found: list[str] = []
+    collect(value, depth, found)
+    return found
+
+
+def collect(value: Any, depth: int, found: list[str]) -> None:
     if isinstance(value, str):
         if value and not value.startswith(DATA_URL):
-            yield value
+            found.append(value)
     elif isinstance(value, list) and depth:
         for each in value:
-            yield from words(each, depth - 1)
+            if each:
+                collect(each, depth - 1, found)
     elif isinstance(value, dict) and depth:
         kind = value.get("type")
         if kind in FILES:
-            yield file(value, depth - 1)
+            found.append(file(value, depth - 1))
         elif kind not in THOUGHTS:
             if isinstance(value.get("tool_name"), str):
-                yield f"tool {value['tool_name']}"
-            own = (kind,) if isinstance(kind, str) and isinstance(value.get(kind), str) else ()  # a refusal's "refusal"
-            for name in dict.fromkeys((*own, *READABLE)):
-                yield from words(value.get(name), depth - 1)
+                found.append(f"tool {value['tool_name']}")
+            own = (kind,) if isinstance(kind, str) and kind not in READABLE else ()  # a refusal's "refusal"
+            for name in (*own, *READABLE):
+                if inner := value.get(name):
+                    collect(inner, depth - 1, found)
 
 
 def text_in(part: Part) -> str:
