@@ -48,12 +48,14 @@ class Inference(GatedView):
         if len(body) > settings.MAX_TEXT_BYTES:
             self.call.check_text(settings.MAX_TEXT_BYTES)
         self.streamed = self.call.stream
-        if self.call.dropped:
-            self.extra_headers["x-dropped-params"] = self.call.dropped_names
+        if told := self.call.dropped_names:
+            self.extra_headers["x-dropped-params"] = told
         await self.gateway.pool.loaded(within=self.longest_wait)
         self.model = self.gateway.pool.resolve(self.call.model, settings.DEFAULT_MODEL, self.gateway.aliases)
         self.ask = self.call.ask(self.tier.max_output_tokens, self.gateway.pool.context(self.model))
         self.body = self.call.body(self.model)
+        if len(self.body) > settings.MAX_TEXT_BYTES >= len(body):  # a note is longer than what it stands for
+            self.call.check_text(settings.MAX_TEXT_BYTES)
 
     def errand(self, length: int | None) -> Errand:
         """What a llama-server is to do, its answers no longer than that."""
