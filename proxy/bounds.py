@@ -23,9 +23,9 @@ Body = Mapping[str, Any]
 HTML_SIGNS = "<>&'"  # written as \\u003c and the like by some templates
 ESCAPE_SIZE = 5  # bytes that such a sign grows by
 
-SAID = ("messages", "input", "system", "instructions")
-WRITTEN = ("tools", "response_format", "json_schema", "text", "chat_template_kwargs")  # shown to the model by some
-WRITTEN_PARTS = ("tool_calls", "function_call", "arguments")
+SAID = ("messages", "input", "system", "instructions", "reasoning_effort")
+WRITTEN = ("tools", "response_format", "json_schema", "chat_template_kwargs")  # shown to the model by some
+WRITTEN_PARTS = ("tool_calls", "arguments")
 
 
 def of_chat(body: Body) -> int:

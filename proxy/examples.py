@@ -58,7 +58,7 @@ EXAMPLES = {
         ("id", "object", "output", "usage"),
         ("input",),
         "Nothing is stored, so `previous_response_id`, `conversation` and items of type `item_reference` are refused: "
-        "`store: false` keeps SDKs from sending them. Tools that are no functions are skipped.",
+        "`store: false` keeps SDKs from sending them. Tools that are not functions are skipped.",
     ),
     "messages": Example(
         "Chat, as Anthropic's clients do",

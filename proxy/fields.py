@@ -12,6 +12,7 @@ MAX_LOGPROBS = 20  # tokens told of at each place of an answer; OpenAI's limit
 MAX_LOOKBACK = 131_072  # tokens that a penalty looks back; a llama-server allocates memory for each of them
 MAX_BIASES = 4096  # tokens in one `logit_bias`
 MAX_BIAS = 1000
+MAX_LABEL = 64  # characters of a word that a chat template prints
 INT32, INT64, UINT64 = 2**31 - 1, 2**63 - 1, 2**64 - 1
 
 
@@ -41,6 +42,15 @@ def is_size(value: Any) -> bool:
 
 def is_text(value: Any) -> bool:
     return isinstance(value, str)
+
+
+def is_label(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= MAX_LABEL
+
+
+def is_tool_list(value: Any) -> bool:
+    """Objects; some clients leave a null where they took one out."""
+    return isinstance(value, list) and all(item is None or isinstance(item, dict) for item in value)
 
 
 def is_flag(value: Any) -> bool:
@@ -102,6 +112,12 @@ def number(least: float, most: float) -> Kind:
     return Kind(lambda value: is_number(value) and least <= value <= most, f"a number from {least} to {most}", shape)
 
 
+def positive(most: float) -> Kind:
+    """A number above 0, `most` included."""
+    shape = {"type": "number", "minimum": 0, "exclusiveMinimum": True, "maximum": most}
+    return Kind(lambda value: is_number(value) and 0 < value <= most, f"a number above 0 and up to {most}", shape)
+
+
 def integer(least: int, most: int) -> Kind:
     """A whole number of a range, its ends included."""
     shape = {"type": "integer", "minimum": least, "maximum": most}
@@ -118,9 +134,11 @@ STRING = {"type": "string"}
 
 COUNT = integer(1, INT32)
 TEXT = Kind(is_text, "a string", STRING)
+LABEL = Kind(is_label, f"a string of up to {MAX_LABEL} characters", {**STRING, "maxLength": MAX_LABEL})
 FLAG = Kind(is_flag, "true or false", {"type": "boolean"})
 OBJECT = Kind(is_object, "an object", ANY_OBJECT)
 OBJECTS = Kind(is_list_of_objects, "an array of objects", {"type": "array", "items": ANY_OBJECT})
+TOOLS = Kind(is_tool_list, "an array of objects", {"type": "array", "items": {**ANY_OBJECT, "nullable": True}})
 STOP = Kind(
     is_stop,
     f"a string or an array of up to {MAX_STOPS} strings",

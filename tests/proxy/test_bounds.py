@@ -113,6 +113,26 @@ def test_what_is_no_part_of_the_prompt_is_not_counted():
     assert biased.ask(None).prompt == parse(CHAT, messages=hi).ask(None).prompt
 
 
+PROMPTS = [
+    (schema, name)
+    for schema in (CHAT, RESPONSE, MESSAGE)
+    for name, kind in schema.fields.items()
+    if kind.check("x") and name not in ("model", "grammar", "stop")  # these are no part of a prompt
+]
+
+
+@pytest.mark.parametrize(("schema", "name"), PROMPTS, ids=lambda value: value if isinstance(value, str) else "")
+def test_each_string_that_a_model_may_read_is_counted(schema, name):
+    body = {"input" if schema is RESPONSE else "messages": [{"role": "user", "content": "Hi"}]}
+    plain = parse(schema, **body).ask(None).prompt
+    assert parse(schema, **{**body, name: "x" * 64}).ask(None).prompt >= (64 if name in body else plain + 64)
+
+
+def test_the_effort_of_a_response_is_counted():
+    efforts = [parse(RESPONSE, input="Hi", reasoning={"effort": "x" * size}).ask(None).prompt for size in (1, 64)]
+    assert efforts[1] - efforts[0] == 63
+
+
 # -- text that looks like a picture ------------------------------------------------------------------------------------
 
 WORDS = st.text("ab\u00fc\u6f22", max_size=12)
@@ -189,6 +209,13 @@ def test_text_in_the_shape_of_data_is_refused_where_it_is_none(bob, post):
     """Before a body is parsed, whatever looks like data is taken for a picture's."""
     tool = {"type": "function", "function": {"name": "f", "x": {"type": "image", "data": "x" * 3_000_000}}}
     response = post("chat/completions", bob, messages=[{"role": "user", "content": "Hi"}], tools=[tool], max_tokens=1)
+    assert (response.status_code, response.json()["error"]["code"]) == (413, "request_too_large")
+
+
+def test_notes_are_text_as_any_other(bob, post, settings):
+    settings.MAX_TEXT_BYTES = 20_000
+    files = [{"type": "file"}] * 1000
+    response = post("chat/completions", bob, messages=[{"role": "user", "content": files}], max_tokens=1)
     assert (response.status_code, response.json()["error"]["code"]) == (413, "request_too_large")
 
 
