@@ -4,7 +4,7 @@ Each is rebuilt from the fields that it has a use for. `parts.py` knows what con
 called. An error's `param` grows on its way out: "content[1]", "messages[0].content[1]".
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import orjson
@@ -12,7 +12,16 @@ import orjson
 from accounts.errors import InvalidRequest
 
 from .errors import InvalidValue, MissingParameter, UnsupportedParameter
-from .fields import INT32, MAX_CHOICES, MAX_INPUTS, MAX_LOOKBACK, inputs_of, is_integer, is_list_of_objects
+from .fields import (
+    INT32,
+    LABEL,
+    MAX_CHOICES,
+    MAX_INPUTS,
+    MAX_LOOKBACK,
+    inputs_of,
+    is_integer,
+    is_list_of_objects,
+)
 from .parts import (
     ANTHROPIC_PARTS,
     CHAT_PARTS,
@@ -22,12 +31,12 @@ from .parts import (
     LAST_CHAT_PARTS,
     LAST_INPUT_PARTS,
     OUTPUT_PARTS,
+    PICTURES,
     SYSTEM_PARTS,
     Kinds,
     Omissions,
     Part,
     named,
-    note,
     noted,
     spell_content,
     words,
@@ -35,7 +44,7 @@ from .parts import (
 from .tools import anthropic_tool, chat_tool, response_tool, spell_tools
 
 Body = dict[str, Any]
-Spell = Callable[[Part, Kinds, Omissions], Part | None]
+Spell = Callable[[Part, Kinds, Omissions], Part | list[Part] | None]
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 ITEM_ROLES = ROLES[:4]
@@ -46,29 +55,54 @@ OMITTED_SHOWN = 300  # characters
 
 
 def spell_each(name: str, items: list[Part], spell: Spell, users: Kinds, last: Kinds, omitted: Omissions) -> list[Part]:
-    """Spell messages or items; `spell` gives None for one that is left out.
+    """Spell messages or items; `spell` gives None for one that is left out, and may give several.
 
-    A user's parts are those of `users`, in the message to be answered those of `last`. Raises InvalidValue where there
+    A user's parts are those of `users`, in the messages to be answered those of `last`. Raises InvalidValue where there
     are no items, or nothing is left of those that could be answered.
     """
     if not items:
         raise InvalidValue(f"'{name}' must hold at least one.", param=name)
-    before_last = len(items) - 1
-    spelled: list[Part] = []
+    spelled: list[tuple[int, Part]] = []  # each with the place of what it was made of
     for place, item in enumerate(items):
-        try:
-            made = spell(item, users if place < before_last else last, omitted)
-        except InvalidRequest as exc:
-            exc.param = f"{name}[{place}].{exc.param}" if exc.param else f"{name}[{place}]"
-            raise
-        if made is not None:
-            spelled.append(made)
+        made = spell_at(name, place, item, spell, users, omitted)
+        if isinstance(made, dict):
+            spelled.append((place, made))
+        elif made:
+            spelled.extend((place, each) for each in made)
+    messages = [made for _, made in spelled]
     if omitted.paths:
-        answerable = sum(each.get("role") not in INSTRUCTING for each in spelled)
-        if not spelled or (omitted.emptied and omitted.emptied == answerable):
+        for place in asking(spelled):
+            spell_at(name, place, items[place], spell, last, Omissions())
+        answerable = sum(each.get("role") not in INSTRUCTING for each in messages)
+        if not messages or (omitted.emptied and omitted.emptied == answerable):
             kinds = ", ".join(omitted.paths)[:OMITTED_SHOWN]
             raise InvalidValue(f"Nothing in '{name}' can be answered here: {kinds}.", param=name)
-    return spelled
+    return messages
+
+
+def spell_at(
+    name: str, place: int, item: Part, spell: Spell, users: Kinds, omitted: Omissions
+) -> Part | list[Part] | None:
+    try:
+        return spell(item, users, omitted)
+    except InvalidRequest as exc:
+        exc.param = f"{name}[{place}].{exc.param}" if exc.param else f"{name}[{place}]"
+        raise
+
+
+def asking(spelled: list[tuple[int, Part]]) -> Iterator[int]:
+    """Places of the messages to be answered: a user's after the last answer, call or output of a tool.
+
+    An assistant's at the very end is the beginning of the answer. Instructions and thoughts may stand anywhere.
+    """
+    is_end = True
+    for place, each in reversed(spelled):
+        role = each.get("role")
+        if role == "user":
+            is_end = False
+            yield place
+        elif not (role in INSTRUCTING or each.get("type") == "reasoning" or (is_end and role == "assistant")):
+            return
 
 
 def role_of(message: Part, roles: tuple[str, ...]) -> Any:
@@ -183,8 +217,8 @@ def spell_response(body: Body, omitted: Omissions) -> Body:
     elif form.get("type") == "json_object":
         sent["response_format"] = {"type": "json_object"}
     effort = body.get("reasoning", {}).get("effort")
-    if effort is not None and not isinstance(effort, str):
-        raise InvalidValue("'reasoning.effort' must be a string.", param="reasoning.effort")
+    if effort is not None and not LABEL.check(effort):
+        raise InvalidValue(f"'reasoning.effort' must be {LABEL.expected}.", param="reasoning.effort")
     if effort:
         sent["reasoning_effort"] = effort
     sent = spell_tools(sent, response_tool, omitted)
@@ -197,8 +231,10 @@ def spell_response(body: Body, omitted: Omissions) -> Body:
 def spell_items(items: list[Part], omitted: Omissions) -> list[Part]:
     """Spell the items of an input, each of no more than its kind has: llama-server goes by what it finds in one.
 
-    The call of a tool that is no function becomes the call of a function with its name where its output is there, too,
-    and is left out where not: many templates want both or neither.
+    The call of a tool that is not a function becomes the call of a function with its name where its output is there,
+    too, and is left out where not: many templates want both or neither. An output that stands in the call itself
+    becomes an item of its own. Any other item becomes a message that holds its text, the assistant's where it has no
+    role: a model made it.
     """
     kinds = [kind_of(item) for item in items]
     called: set[str] = set()
@@ -210,8 +246,8 @@ def spell_items(items: list[Part], omitted: Omissions) -> list[Part]:
             elif kind.endswith("_output"):
                 answered.update(ids_of(item)[:1])
 
-    def spell(item: Part, users: Kinds, omitted: Omissions) -> Part | None:
-        made: Part | None = None
+    def spell(item: Part, users: Kinds, omitted: Omissions) -> Part | list[Part] | None:
+        made: Part | list[Part] | None = None
         match kind := item.get("type") or "message":
             case "message":
                 return message_item(item, users, omitted)
@@ -228,9 +264,12 @@ def spell_items(items: list[Part], omitted: Omissions) -> list[Part]:
                 )
             case _ if kind.endswith("_call"):
                 made = next((foreign_call(item, each) for each in ids_of(item) if each in answered), None)
+                made = made or answered_call(item, omitted)
             case _ if kind.endswith("_output"):
                 made = next((foreign_output(item, each, omitted) for each in ids_of(item)[:1] if each in called), None)
-        if made is None or made["type"] != kind:
+            case _:
+                made = told_item(item)
+        if not isinstance(made, dict) or made["type"] != kind:
             omitted.add("input[]", kind)
         return made
 
@@ -275,22 +314,55 @@ def function_output(item: Part, omitted: Omissions) -> Part:
 
 
 def foreign_call(item: Part, call_id: str) -> Part:
-    """The call of a tool that is no function, as one: of a shell, of a tool that takes free text."""
+    """The call of a tool that is not a function, as one: of a shell, of a tool that takes free text."""
     name, given = item.get("name"), item.get("arguments")
     if not isinstance(given, str):
-        aside = ("type", "id", "call_id", "name", "status")
+        aside = ("type", "id", "call_id", "name", "status", "output", "error")
         given = arguments({field: value for field, value in item.items() if field not in aside})
     name = name if isinstance(name, str) else item["type"].removesuffix("_call")
-    return {"type": "function_call", "call_id": call_id, "name": name, "arguments": given}
+    return {"type": "function_call", "call_id": call_id, "name": name or "tool", "arguments": given or "{}"}
+
+
+def answered_call(item: Part, omitted: Omissions) -> list[Part] | None:
+    """The call of a tool that was run elsewhere, an MCP server's, with the output or the error that it holds."""
+    output, ids = item.get("output") or item.get("error"), ids_of(item)
+    if not output or not ids:
+        return None
+    return [foreign_call(item, ids[0]), foreign_output({**item, "output": output}, ids[0], omitted)]
 
 
 def foreign_output(item: Part, call_id: str, omitted: Omissions) -> Part:
-    """Its output, as that of a function."""
-    output = item.get("output")
+    """Its output, as that of a function: text, pictures that come as data, and how the tool ended."""
+    output, status = item.get("output"), item.get("status")
+    if isinstance(output, dict) and output.get("type") in PICTURES:
+        output = [output]
     is_content = is_list_of_objects(output) and all(isinstance(part.get("type"), str) for part in output or ())
-    if not is_content and not isinstance(output, str):
-        output = "\n".join(words(item)) or note(item["type"])
+    if not output or not (is_content or isinstance(output, str)):
+        output = "\n".join([*(words(output) or words(item)), *endings(output)])
+    if isinstance(status, str) and (not output or status != "completed") and not isinstance(output, list):
+        output = "\n".join(filter(None, [output, f"status: {status[:KIND_SHOWN]}"]))
+    output = output or f"[{item['type'][:KIND_SHOWN]}: cannot be shown here]"
     return function_output({"call_id": call_id, "output": output}, omitted)
+
+
+def endings(output: Any) -> Iterator[str]:
+    """Exit codes of the commands of a shell."""
+    for each in output if isinstance(output, list) else ():
+        outcome = each.get("outcome") if isinstance(each, dict) else None
+        if isinstance(outcome, dict) and is_integer(outcome.get("exit_code")):
+            yield f"exit code: {outcome['exit_code']}"
+        elif isinstance(outcome, dict) and outcome.get("type") == "timeout":
+            yield "timeout"
+
+
+def told_item(item: Part) -> Part | None:
+    """An item of a kind that nobody here knows, as a message that holds its text; None where it has none."""
+    text, role = "\n".join(words(item)), item.get("role")
+    if not text:
+        return None
+    if role in ITEM_ROLES and role != "assistant":
+        return {"type": "message", "role": role, "content": text}
+    return {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]}
 
 
 def reasoning(item: Part) -> Part | None:

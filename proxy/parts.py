@@ -73,12 +73,12 @@ def media_type(source: Part) -> str:
 
 def chat_picture(part: Part) -> Part | str:
     url = picture_url(part)
-    return {"type": "image_url", "image_url": {"url": url}} if url.startswith(DATA_URL) else note("picture", url)
+    return {"type": "image_url", "image_url": {"url": url}} if url.startswith(DATA_URL) else note("A picture", url)
 
 
 def response_picture(part: Part) -> Part | str:
     url = picture_url(part)
-    return {"type": "input_image", "image_url": url} if url.startswith(DATA_URL) else note("picture", url)
+    return {"type": "input_image", "image_url": url} if url.startswith(DATA_URL) else note("A picture", url)
 
 
 def anthropic_picture(part: Part) -> Part | str:
@@ -86,13 +86,13 @@ def anthropic_picture(part: Part) -> Part | str:
     if isinstance(source, dict) and source.get("type") == "base64" and isinstance(source.get("data"), str):
         rebuilt = {"type": "base64", "media_type": media_type(source), "data": source["data"]}
         return {"type": "image", "source": rebuilt}
-    return note("picture", picture_url(part))
+    return note("A picture", picture_url(part))
 
 
 def sound(part: Part) -> Part | str:
     given = part.get("input_audio")
     if not isinstance(given, dict) or not isinstance(given.get("data"), str):
-        return note("sound")
+        return note("A sound")
     form = given.get("format")
     told = {"format": form} if isinstance(form, str) else {}
     return {"type": "input_audio", "input_audio": {"data": given["data"], **told}}
@@ -127,7 +127,7 @@ def named(part: Part, *names: str) -> Part:
 def note(what: str, name: Any = "") -> str:
     """The text that stands for a picture, a sound or a file that cannot be shown to the model."""
     shown = name[:NAME_SHOWN] if isinstance(name, str) and not name.startswith(DATA_URL) else ""
-    return f"[A {what} that cannot be shown here: {shown}]" if shown else f"[A {what} that cannot be shown here]"
+    return f"[{what} that cannot be shown here: {shown}]" if shown else f"[{what} that cannot be shown here]"
 
 
 def nothing(_: Part) -> None:
@@ -151,7 +151,7 @@ def file(part: Part, depth: int = MAX_DEPTH) -> str:
     else:
         text, address = "\n".join(words(source.get("content"), depth)), source.get("url") or source.get("media_type")
     if not text:
-        return note("document", title or address)
+        return note("A document", title or address)
     context = given.get("context")
     return "\n".join(filter(None, [title, context if isinstance(context, str) else "", text]))
 
@@ -230,13 +230,13 @@ INPUT_PARTS: Kinds = {  # of items, but for the assistant's messages
     **OTHER_PARTS,
     **dict.fromkeys(TEXTS, texts("text", to="input_text")),
     **dict.fromkeys(PICTURES, response_picture),
-    "input_audio": unseen("sound"),
+    "input_audio": unseen("A sound"),
 }
 LAST_INPUT_PARTS: Kinds = {**INPUT_PARTS, **dict.fromkeys(PICTURES, or_refuse(response_picture, ONLY_DATA))}
 OUTPUT_PARTS: Kinds = {  # of the assistant's, whose text alone a llama-server takes
     **OTHER_PARTS,
     **dict.fromkeys(TEXTS, texts("text", to="output_text")),
-    **dict.fromkeys(PICTURES, unseen("picture")),
+    **dict.fromkeys(PICTURES, unseen("A picture")),
 }
 SYSTEM_PARTS: Kinds = {**OTHER_PARTS, "text": texts("text")}
 RESULT_PARTS: Kinds = {**SYSTEM_PARTS, "image": anthropic_picture}
@@ -299,7 +299,7 @@ def tool_result(part: Part, text: str, kinds: Kinds, path: str, omitted: Omissio
 def noted(content: list[Part] | str) -> str:
     """The text that stands for a content that has lost all its parts; nothing for one that had none."""
     kinds = dict.fromkeys(part["type"][:KIND_SHOWN] for part in content[:8] if isinstance(part, dict))
-    return note("message", ", ".join(kinds)) if kinds else ""
+    return note("Content", ", ".join(kinds)) if kinds else ""
 
 
 # -- sizes ---------------------------------------------------------------------------------------------------------

@@ -133,7 +133,7 @@ def test_a_message_that_loses_all_its_parts_keeps_its_turn():
     messages = [{"role": "user", "content": lost}, {"role": "assistant", "content": thought}, HI]
     sent = call("messages", messages=messages).sent["messages"]
     assert [each["role"] for each in sent] == ["user", "assistant", "user"]
-    assert sent[0]["content"] == "[A message that cannot be shown here: container_upload, video]"
+    assert sent[0]["content"] == "[Content that cannot be shown here: container_upload, video]"
     assert sent[1]["content"] == ""
 
 
@@ -187,6 +187,35 @@ def test_a_remote_picture_of_an_earlier_turn_is_a_note(url, field, part):
     assert of_user(part.pop("type"), url, field, **part)[0] == [f"[A picture that cannot be shown here: {REMOTE}]"]
 
 
+AFTER = {
+    "chat/completions": [[HI], [{"role": "system", "content": "Be kind."}], [YO], [HI, YO]],
+    "responses": [
+        [HI],
+        [{"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "hm"}]}],
+        [{"type": "compaction", "encrypted_content": "Eq"}],
+    ],
+    "messages": [[HI], [{"role": "system", "content": "Be kind."}], [YO]],
+}
+
+
+@pytest.mark.parametrize(("url", "field", "part"), REMOTES)
+def test_a_remote_picture_that_is_asked_about_need_not_be_last(url, field, part):
+    for after in AFTER[url]:
+        with pytest.raises(InvalidValue, match="fetches nothing") as caught:
+            call(url, **{field: [HI, YO, {"role": "user", "content": [part]}, *after]})
+        assert caught.value.param == f"{field}[2].content[0]"
+
+
+def test_a_remote_picture_before_the_call_of_a_tool_is_a_note():
+    part = REMOTES[1][2]
+    ran = [
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c", "output": "x"},
+    ]
+    sent = call("responses", input=[{"role": "user", "content": [part]}, *ran]).sent["input"]
+    assert texts_of(sent[0]["content"]) == [f"[A picture that cannot be shown here: {REMOTE}]"]
+
+
 def test_a_remote_picture_that_a_tool_gave_is_a_note():
     content, _ = of_result({"type": "image", "source": {"type": "url", "url": REMOTE}})
     assert content == [{"type": "text", "text": f"[A picture that cannot be shown here: {REMOTE}]"}]
@@ -228,6 +257,51 @@ def test_the_output_of_a_hosted_shell_is_its_text():
         {"type": "shell_call_output", "call_id": "c", "output": [{"stdout": "a", "stderr": "b", "outcome": {}}]},
     )
     assert items[1] == {"type": "function_call_output", "call_id": "c", "output": "a\nb"}
+
+
+SHOT = {"type": "computer_screenshot", "image_url": DATA}
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "output"),
+    [
+        ("apply_patch", {"status": "completed"}, "status: completed"),
+        ("apply_patch", {"status": "failed", "output": "No such file."}, "No such file.\nstatus: failed"),
+        ("apply_patch", {}, "[apply_patch_call_output: cannot be shown here]"),
+        ("shell", {"output": [{"stdout": "a", "outcome": {"type": "exit", "exit_code": 2}}]}, "a\nexit code: 2"),
+        ("shell", {"output": [{"stdout": "", "outcome": {"type": "timeout"}}]}, "timeout"),
+        ("computer", {"output": SHOT}, [{"type": "input_image", "image_url": DATA}]),
+        (
+            "computer",
+            {"output": {**SHOT, "image_url": REMOTE}},
+            [{"type": "input_text", "text": f"[A picture that cannot be shown here: {REMOTE}]"}],
+        ),
+        ("", {"output": "x"}, "x"),
+    ],
+)
+def test_the_output_of_a_foreign_tool_says_how_it_ended(kind, fields, output):
+    items, _ = spelled(
+        {"type": f"{kind}_call", "call_id": "c"}, {"type": f"{kind}_call_output", "call_id": "c", **fields}
+    )
+    assert (items[0]["name"], items[1]["output"]) == (kind or "tool", output)
+
+
+@pytest.mark.parametrize("outcome", [{"output": "sunny"}, {"output": None, "error": "sunny"}])
+def test_a_call_that_holds_its_output_becomes_both(outcome):
+    call_item = {"type": "mcp_call", "id": "m", "name": "weather", "server_label": "s", "arguments": "{}", **outcome}
+    items, dropped = spelled(call_item)
+    assert items == [
+        {"type": "function_call", "call_id": "m", "name": "weather", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "m", "output": "sunny"},
+    ]
+    assert dropped == ("input[].mcp_call",)
+
+
+@pytest.mark.parametrize("role", ["user", "developer", None])
+def test_an_unknown_item_with_text_becomes_a_message(role):
+    items, dropped = spelled({"type": "kind_of_2031", "role": role, "text": "hello"})
+    assert (items[0]["role"], texts_of(items[0]["content"])) == (role or "assistant", ["hello"])
+    assert dropped == ("input[].kind_of_2031",)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +362,7 @@ SKIPPED = [(url, kind) for url, kinds in OTHERS.items() for kind in kinds]
 
 
 @pytest.mark.parametrize(("url", "kind"), SKIPPED)
-def test_a_tool_that_is_no_function_is_skipped_and_told(url, kind):
+def test_a_tool_that_is_not_a_function_is_skipped_and_told(url, kind):
     asked = call(url, **ASKS[url], tools=[{"type": kind, "name": "x"}, FUNCTIONS[url]], tool_choice={"type": "auto"})
     assert asked.sent["tools"] == [FUNCTIONS[url]]
     assert asked.dropped == (f"tools[].{kind}",)
@@ -326,6 +400,29 @@ def test_some_tool_may_be_forced_while_one_is_left(url, choice):
     assert call(url, **ASKS[url], tools=[skipped, FUNCTIONS[url]], tool_choice=choice).sent["tool_choice"] == choice
     with pytest.raises(UnsupportedParameter):
         call(url, **ASKS[url], tools=[skipped], tool_choice=choice)
+
+
+@pytest.mark.parametrize(("url", "nested"), [("chat/completions", True), ("responses", False)])
+def test_allowed_tools_that_are_all_skipped_are_refused(url, nested):
+    def allowing(mode, *tools):
+        listed = {"mode": mode, "tools": list(tools)}
+        return {"type": "allowed_tools", **({"allowed_tools": listed} if nested else listed)}
+
+    tools, gone = [{"type": OTHERS[url][1], "name": "x"}, FUNCTIONS[url]], {"type": OTHERS[url][1], "name": "x"}
+    for mode in ("auto", "required"):
+        with pytest.raises(UnsupportedParameter, match="only functions"):
+            call(url, **ASKS[url], tools=tools, tool_choice=allowing(mode, gone))
+        choice = allowing(mode, gone, FUNCTIONS[url])
+        assert call(url, **ASKS[url], tools=tools, tool_choice=choice).sent["tool_choice"] == choice
+
+
+@pytest.mark.parametrize("url", FUNCTIONS)
+def test_nulls_of_tools_are_left_out(url):
+    named = {**FUNCTIONS[url], "description": None, "strict": None}
+    if "function" in named:
+        named["function"] = {**named["function"], "description": None, "parameters": None}
+    (sent,) = call(url, **ASKS[url], tools=[None, named]).sent["tools"]
+    assert sent == FUNCTIONS[url]
 
 
 # -- what the caller is told, and what a llama-server makes of it ------------------------------------------------------
