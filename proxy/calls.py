@@ -73,7 +73,7 @@ class Call:
             prompts=len(inputs_of(sent.get("prompt"))),
             fields=fields,
             sent=spelled,
-            dropped=(*(name for name in given if name not in schema.fields), *omitted.paths),
+            dropped=(*(name for name in given if name not in schema.fields), *omitted.told()),
         )
 
     @property

@@ -75,7 +75,7 @@ def spell_each(name: str, items: list[Part], spell: Spell, users: Kinds, last: K
             spell_at(name, place, items[place], spell, last, Omissions())
         answerable = sum(each.get("role") not in INSTRUCTING for each in messages)
         if not messages or (omitted.emptied and omitted.emptied == answerable):
-            kinds = ", ".join(omitted.paths)[:OMITTED_SHOWN]
+            kinds = ", ".join(omitted.told())[:OMITTED_SHOWN]
             raise InvalidValue(f"Nothing in '{name}' can be answered here: {kinds}.", param=name)
     return messages
 
@@ -116,6 +116,8 @@ def message_content(message: Part, text: str, kinds: Kinds, path: str, omitted: 
     """The content of a message. A user's or a tool's that has lost all its parts says so."""
     content, role = message.get("content"), message["role"]
     if content is None:
+        if role == "assistant":
+            return ""
         raise InvalidValue("Every message needs a 'content'.", param="content")
     spelled = spell_content(message, "content", text, kinds, path, omitted)
     if spelled or not content:
@@ -140,7 +142,10 @@ def chat_message(message: Part, users: Kinds, omitted: Omissions) -> Part:
     if len(message) == 2 and isinstance(content, str):  # most are no more than this
         return {"role": role, "content": content}
     spelled: Part = {"role": role}
-    if content is not None:
+    calls, refusal = calls_of(message), message.get("refusal")
+    if content is None and role == "assistant" and (isinstance(refusal, str) or not calls):
+        spelled["content"] = refusal if isinstance(refusal, str) else ""
+    elif content is not None:
         kinds = users if role == "user" else CHAT_PARTS
         spelled["content"] = message_content(message, "text", kinds, "messages[].", omitted)
     elif "content" in message:
@@ -150,9 +155,17 @@ def chat_message(message: Part, users: Kinds, omitted: Omissions) -> Part:
             if not isinstance(value, str):
                 raise InvalidValue(f"'{name}' must be a string.", param=name)
             spelled[name] = value
-    if (calls := message.get("tool_calls")) is not None:
+    if calls is not None:
         spelled["tool_calls"] = tool_calls(calls)
     return spelled
+
+
+def calls_of(message: Part) -> Any:
+    """The calls in a message; one in the older spelling has no id, so it gets one."""
+    calls, function = message.get("tool_calls"), message.get("function_call")
+    if calls is None and isinstance(function, dict):
+        return [{"id": f"call_{function.get('name')}", "function": function}]
+    return calls
 
 
 def tool_calls(calls: Any) -> list[Part]:
@@ -166,6 +179,8 @@ def tool_calls(calls: Any) -> list[Part]:
             function = {"name": custom.get("name"), "arguments": arguments({"input": custom.get("input")})}
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise InvalidValue("Every tool call needs a 'function' with a 'name'.", param="tool_calls")
+        if not function.get("arguments"):
+            function = {**function, "arguments": "{}"}
         spelled.append({**named(call, "id"), "type": "function", "function": function})
     return spelled
 
@@ -301,9 +316,10 @@ def message_item(item: Part, users: Kinds, omitted: Omissions) -> Part:
 
 
 def function_call(item: Part) -> Part:
-    if not all(isinstance(item.get(name), str) for name in ("call_id", "name", "arguments")):
+    given = item.get("arguments") or "{}"
+    if not isinstance(given, str) or not all(isinstance(item.get(name), str) for name in ("call_id", "name")):
         raise InvalidValue("A function call needs a 'call_id', a 'name' and 'arguments', as strings.")
-    return {name: item[name] for name in ("type", "call_id", "name", "arguments")}
+    return {"type": "function_call", "call_id": item["call_id"], "name": item["name"], "arguments": given}
 
 
 def function_output(item: Part, omitted: Omissions) -> Part:

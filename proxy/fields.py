@@ -112,12 +112,6 @@ def number(least: float, most: float) -> Kind:
     return Kind(lambda value: is_number(value) and least <= value <= most, f"a number from {least} to {most}", shape)
 
 
-def positive(most: float) -> Kind:
-    """A number above 0, `most` included."""
-    shape = {"type": "number", "minimum": 0, "exclusiveMinimum": True, "maximum": most}
-    return Kind(lambda value: is_number(value) and 0 < value <= most, f"a number above 0 and up to {most}", shape)
-
-
 def integer(least: int, most: int) -> Kind:
     """A whole number of a range, its ends included."""
     shape = {"type": "integer", "minimum": least, "maximum": most}

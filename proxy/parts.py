@@ -21,6 +21,7 @@ Kinds = dict[str, "Spelling | Kinds"]  # a table of its own is for the parts ins
 
 DATA_URL = "data:"
 TEXT_FILE = re.compile(r"data:(?:text/[\w.+-]+|application/json)(?:;[\w=-]+)*;base64,", re.ASCII)
+ODD = re.compile(r"[^\w.\[\]-]", re.ASCII)  # what the header that tells of kinds does not hold
 NAME_SHOWN = 200  # characters of a title or URL that stand for what cannot be shown
 KIND_SHOWN = 40
 PATH_SHOWN = 64
@@ -34,6 +35,10 @@ class Omissions:
     def __init__(self) -> None:
         self.paths: dict[str, None] = {}  # in the order in which they were met
         self.emptied = 0  # messages that could be answered, and of which nothing is left
+
+    def told(self) -> list[str]:
+        """The kinds, their odd characters as `_`."""
+        return list(dict.fromkeys(ODD.sub("_", path) for path in self.paths))
 
     def add(self, path: str, kind: str) -> None:
         if len(self.paths) < MAX_OMISSIONS:
@@ -111,9 +116,15 @@ def or_refuse(spelling: Spelling, sentence: str) -> Spelling:
 
 
 def tool_use(part: Part) -> Part:
-    if not isinstance(part.get("name"), str) or not isinstance(part.get("input"), dict):
-        raise InvalidValue("A part of type 'tool_use' needs a 'name' and an 'input' object.")
-    return {**named(part, "id"), "type": "tool_use", "name": part["name"], "input": part["input"]}
+    given = part.get("input")
+    if not isinstance(part.get("name"), str) or not (given is None or isinstance(given, dict)):
+        raise InvalidValue("A part of type 'tool_use' needs a 'name', and its 'input' must be an object.")
+    return {**named(part, "id"), "type": "tool_use", "name": part["name"], "input": given or {}}
+
+
+def thinking(part: Part) -> Part | None:
+    thought = part.get("thinking")
+    return {"type": "thinking", "thinking": thought} if isinstance(thought, str) else None
 
 
 def named(part: Part, *names: str) -> Part:
@@ -242,7 +253,7 @@ SYSTEM_PARTS: Kinds = {**OTHER_PARTS, "text": texts("text")}
 RESULT_PARTS: Kinds = {**SYSTEM_PARTS, "image": anthropic_picture}
 ANTHROPIC_PARTS: Kinds = {
     **RESULT_PARTS,
-    "thinking": texts("thinking"),
+    "thinking": thinking,
     "tool_use": tool_use,
     "tool_result": RESULT_PARTS,
 }
@@ -267,7 +278,15 @@ def spell_content(
         raise InvalidValue(f"'{field}' must be a string or an array of parts.", param=field)
     spelled: list[Part] = []
     for place, part in enumerate(content):
+        if isinstance(part, str):
+            spelled.append({"type": text, "text": part})
+            continue
+        if part is None:
+            continue
         kind = part.get("type") if isinstance(part, dict) else None
+        if kind is None and (untyped := text_in(part)):
+            spelled.append({"type": text, "text": untyped})
+            continue
         if not isinstance(kind, str):
             raise InvalidValue(f"Every part of '{field}' needs a 'type'.", param=f"{field}[{place}]")
         spelling = kinds.get(kind, text_in)
@@ -291,8 +310,10 @@ def spell_content(
 def tool_result(part: Part, text: str, kinds: Kinds, path: str, omitted: Omissions) -> Part:
     """What a tool gave, in a part with a content of its own."""
     content = part.get("content")
+    if isinstance(content, dict):
+        content = [content]
     if content is not None:
-        content = spell_content(part, "content", text, kinds, path, omitted) or noted(content)
+        content = spell_content({"content": content}, "content", text, kinds, path, omitted) or noted(content)
     return {**named(part, "type", "tool_use_id"), "content": content or ""}
 
 

@@ -36,7 +36,6 @@ from .fields import (
     integer,
     number,
     one_of,
-    positive,
 )
 from .parts import Omissions
 
@@ -100,7 +99,7 @@ SAMPLING: Fields = {
     "stop": STOP,
     "presence_penalty": PENALTY,
     "frequency_penalty": PENALTY,
-    "repeat_penalty": positive(100),
+    "repeat_penalty": number(0.01, 100),  # logits are divided by it
     "repeat_last_n": LOOKBACK,
     "dry_multiplier": WEIGHT,
     "dry_base": WEIGHT,

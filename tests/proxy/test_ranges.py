@@ -28,7 +28,7 @@ TOO_MUCH = [
     ("messages", "temperature", -1, "from 0 to 100"),
     ("messages", "top_k", -2, "from -1 to 2147483647"),
     ("messages", "thinking", {"type": "enabled", "budget_tokens": -1}, "from 0 to 2147483647"),
-    ("chat/completions", "repeat_penalty", 0, "above 0"),
+    ("chat/completions", "repeat_penalty", 0, "from 0.01 to 100"),
     ("chat/completions", "reasoning_effort", "x" * 65, "up to 64 characters"),
     ("responses", "reasoning", {"effort": "x" * 65}, "up to 64 characters"),
     ("chat/completions", "mirostat", 3, "from 0 to 2"),

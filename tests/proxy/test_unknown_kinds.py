@@ -345,6 +345,61 @@ def test_a_memory_that_is_asked_for_says_what_to_do(field):
         call("responses", input=[HI, {"type": "item_reference", "id": "msg_1"}])
 
 
+# -- spellings that a llama-server takes, or that older clients send ---------------------------------------------------
+
+
+def chat_turn(**message):
+    return call("chat/completions", messages=[HI, message, HI]).sent["messages"][1]
+
+
+NOW = {"name": "now", "arguments": "{}"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "kept"),
+    [
+        ({"refusal": "no", "content": None}, {"content": "no"}),
+        ({"refusal": "no"}, {"content": "no"}),
+        ({"refusal": None, "content": None}, {"content": ""}),
+        ({}, {"content": ""}),
+        ({"function_call": NOW}, {"tool_calls": [{"id": "call_now", "type": "function", "function": NOW}]}),
+        (
+            {"content": None, "tool_calls": [{"id": "c", "function": {"name": "now"}}]},
+            {"content": None, "tool_calls": [{"id": "c", "type": "function", "function": NOW}]},
+        ),
+    ],
+)
+def test_an_assistant_of_a_chat_keeps_its_answer(fields, kept):
+    assert chat_turn(role="assistant", **fields) == {"role": "assistant", **kept}
+
+
+@pytest.mark.parametrize(("url", "field"), [(url, field) for url, field, _ in REMOTES])
+def test_parts_may_be_strings_or_null_or_without_a_type(url, field):
+    content = ["a", None, {"type": None, "text": "b"}, {"text": "c"}]
+    asked = call(url, **{field: [{"role": "user", "content": content}]})
+    assert texts_of(asked.sent[field][0]["content"]) == ["a", "b", "c"]
+    assert asked.dropped == ()
+
+
+@pytest.mark.parametrize(("url", "field"), [(url, field) for url, field, _ in REMOTES])
+def test_an_assistant_may_have_said_nothing(url, field):
+    said = call(url, **{field: [HI, {"role": "assistant", "content": None}, HI]}).sent[field][1]["content"]
+    assert texts_of(said) == [""] if said else said == ""
+
+
+def test_messages_may_leave_out_what_a_tool_was_given():
+    parts = [{"type": "thinking", "thinking": None}, {**USE, "input": None}, {"type": "tool_use", "name": "now"}]
+    sent = call("messages", messages=[HI, {"role": "assistant", "content": parts}, HI]).sent["messages"][1]
+    assert [part["input"] for part in sent["content"]] == [{}, {}]
+
+
+@pytest.mark.parametrize("content", [{"type": "text", "text": "a"}, ["a"]])
+def test_the_result_of_a_tool_may_be_one_part_or_strings(content):
+    result = {"type": "tool_result", "tool_use_id": "t1", "content": content}
+    sent = call("messages", messages=[{"role": "user", "content": [result]}]).sent["messages"][0]
+    assert sent["content"][0]["content"] == [{"type": "text", "text": "a"}]
+
+
 # -- tools -----------------------------------------------------------------------------------------------------------
 
 FUNCTIONS = {
@@ -435,6 +490,17 @@ def test_what_was_left_out_is_told_once_and_as_a_header_may(bob, post):
     told = post("messages", bob, **body, metadata={}).headers["x-dropped-params"].split(", ")
     assert told[:2] == ["metadata", "messages[].content[].document"]
     assert len(told) == len(set(told)) == 20
+
+
+def test_a_kind_with_odd_characters_is_told_in_a_safe_spelling(bob, post):
+    content = [{"type": "text", "text": "hi"}, {"type": "a\r\nb: c"}]
+    response = post("messages", bob, messages=[{"role": "user", "content": content}], max_tokens=1)
+    assert response.headers["x-dropped-params"] == "messages[].content[].a__b__c"
+
+
+def test_no_header_tells_of_nothing(bob, post):
+    response = post("messages", bob, messages=[HI], max_tokens=1, ü=1)
+    assert "x-dropped-params" not in response.headers
 
 
 IMAGE_FILE = {"type": "base64", "media_type": "text/plain", "data": base64.b64encode(b"hello").decode()}
