@@ -280,8 +280,8 @@ def test_errors_are_in_anthropics_envelope(bob, http, headers, body, status, kin
         {"role": "wizard", "content": "x"},
         {"role": "user"},
         {"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "http://10.0.0.1/x"}}]},
-        {"role": "user", "content": [{"type": "tool_result", "content": [{"text": "x"}]}]},
-        {"role": "assistant", "content": [{"type": "tool_use", "name": "f"}]},
+        {"role": "user", "content": [{"type": "tool_result", "content": [{"data": "x"}]}]},
+        {"role": "assistant", "content": [{"type": "tool_use", "name": "f", "input": "x"}]},
     ],
 )
 def test_a_message_that_is_not_as_it_should_be(bob, post, message):
