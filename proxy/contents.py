@@ -63,31 +63,27 @@ def spell_each(name: str, items: list[Part], spell: Spell, users: Kinds, last: K
     if not items:
         raise InvalidValue(f"'{name}' must hold at least one.", param=name)
     spelled: list[tuple[int, Part]] = []  # each with the place of what it was made of
-    for place, item in enumerate(items):
-        made = spell_at(name, place, item, spell, users, omitted)
-        if isinstance(made, dict):
-            spelled.append((place, made))
-        elif made:
-            spelled.extend((place, each) for each in made)
+    place = 0
+    try:
+        for place, item in enumerate(items):
+            made = spell(item, users, omitted)
+            if isinstance(made, dict):
+                spelled.append((place, made))
+            elif made:
+                spelled.extend([(place, each) for each in made])
+        if omitted.paths:
+            for place in asking(spelled):
+                spell(items[place], last, Omissions())
+    except InvalidRequest as exc:
+        exc.param = f"{name}[{place}].{exc.param}" if exc.param else f"{name}[{place}]"
+        raise
     messages = [made for _, made in spelled]
     if omitted.paths:
-        for place in asking(spelled):
-            spell_at(name, place, items[place], spell, last, Omissions())
         answerable = sum(each.get("role") not in INSTRUCTING for each in messages)
         if not messages or (omitted.emptied and omitted.emptied == answerable):
             kinds = ", ".join(omitted.told())[:OMITTED_SHOWN]
             raise InvalidValue(f"Nothing in '{name}' can be answered here: {kinds}.", param=name)
     return messages
-
-
-def spell_at(
-    name: str, place: int, item: Part, spell: Spell, users: Kinds, omitted: Omissions
-) -> Part | list[Part] | None:
-    try:
-        return spell(item, users, omitted)
-    except InvalidRequest as exc:
-        exc.param = f"{name}[{place}].{exc.param}" if exc.param else f"{name}[{place}]"
-        raise
 
 
 def asking(spelled: list[tuple[int, Part]]) -> Iterator[int]:

@@ -38,7 +38,7 @@ class Omissions:
 
     def told(self) -> list[str]:
         """The kinds, their odd characters as `_`."""
-        return list(dict.fromkeys(ODD.sub("_", path) for path in self.paths))
+        return list(dict.fromkeys([ODD.sub("_", path) for path in self.paths])) if self.paths else []
 
     def add(self, path: str, kind: str) -> None:
         if len(self.paths) < MAX_OMISSIONS:
