@@ -613,4 +613,4 @@ def test_a_body_of_unknown_parts_costs_little_more_than_its_json():
     part = b'{"type":"x","content":[' + b",".join([b"{}"] * 300_000) + b"]}"
     body = b'{"messages":[{"role":"user","content":[{"type":"text","text":"hi"},' + part + b"]}]}"
     json_alone = least_time(lambda: orjson.loads(body))
-    assert least_time(lambda: Call.parse(body, SCHEMAS["chat/completions"])) < 20 * json_alone
+    assert least_time(lambda: Call.parse(body, SCHEMAS["chat/completions"])) < 60 * json_alone  # without end: 300 times
