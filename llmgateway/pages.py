@@ -95,9 +95,14 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponseBase:
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponseBase:
+    """The answer to an unknown URL, or to a view's Http404. Where a slash too many is all that is wrong, a redirect.
+
+    The admin adds slashes itself, so a redirect below /admin/ would be one without end.
+    """
     path = request.path_info
     without_slash = path.rstrip("/")
-    if request.method in ("GET", "HEAD") and without_slash != path and is_valid_path(without_slash):
+    has_no_route = request.resolver_match is None and not path.startswith("/admin/")
+    if request.method in ("GET", "HEAD") and has_no_route and without_slash != path and is_valid_path(without_slash):
         query = request.META.get("QUERY_STRING", "")
         return HttpResponseRedirect(without_slash + (f"?{query}" if query else ""))
     if not wants_page(request):

@@ -67,6 +67,22 @@ def test_a_slash_leads_nowhere_where_there_is_no_page(live, path):
         assert wire.getresponse().status == 404
 
 
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("path", "is_superuser"),
+    [
+        ("/admin/accounts/apikey/999/made/", True),
+        ("/admin/proxy/upstream/999/redirect/", True),
+        ("/admin/nope/", True),
+        ("/admin/accounts/", False),
+    ],
+)
+def test_what_the_admin_does_not_have_is_a_page_not_a_loop(client, path, is_superuser):
+    client.force_login(person("staff", is_staff=True, is_superuser=is_superuser).user)
+    answer = client.get(path, follow=True, headers={"accept": BROWSER})
+    assert (answer.status_code, "There is no such page" in answer.text) == (404, True)
+
+
 def test_a_form_is_not_sent_again_for_its_slash(http):
     assert http.post("/auth/token/", json={}).status_code == 404
 
