@@ -85,8 +85,26 @@ def redact_history(user: User, usernames: Collection[str], words: Collection[str
     LogEntry.objects.bulk_update(entries, ["object_repr", "change_message"], batch_size=100)
 
 
-def without(words: Collection[str], text: str, pseudonym: str) -> str:
-    """A text with another name in place of these words, also where it is JSON, which escapes letters."""
-    for word in sorted({*words, *(json.dumps(word)[1:-1] for word in words)}, key=len, reverse=True):
+def without(words: Collection[str], message: str, pseudonym: str) -> str:
+    """A message of the history with another name in place of these words.
+
+    In the JSON that the admin writes only `object` can hold a person's name. Its keys, and the names of models and
+    fields, stay as they are also where they are the same as one of the words.
+    """
+    try:
+        changes = json.loads(message)
+    except ValueError:
+        return replaced(words, message, pseudonym)
+    if not isinstance(changes, list):
+        return replaced(words, message, pseudonym)
+    for change in changes:
+        for told in change.values() if isinstance(change, dict) else ():
+            if isinstance(told, dict) and "object" in told:
+                told["object"] = replaced(words, str(told["object"]), pseudonym)
+    return json.dumps(changes)
+
+
+def replaced(words: Collection[str], text: str, pseudonym: str) -> str:
+    for word in sorted(words, key=len, reverse=True):
         text = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", pseudonym, text)
     return text

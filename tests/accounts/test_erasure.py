@@ -129,6 +129,18 @@ def test_a_name_that_somebody_took_as_a_joke_is_left(grace):
     assert grace.user.username.startswith(f"erased-{grace.user.pk}-")
 
 
+@pytest.mark.parametrize("name", ["changed", "fields", "name", "object", "quota"])
+def test_the_history_of_any_name_can_still_be_read(admin_client, name):
+    user = User.objects.create_user(name)
+    root = User.objects.get(is_superuser=True)
+    told = {"name": "quota", "object": f"5 requests of {name}", "fields": ["Username"]}
+    LogEntry.objects.log_actions(root.pk, [user], CHANGE, [{"changed": told}])
+    erase(user)
+    page = admin_client.get(reverse("admin:accounts_user_history", args=[user.pk]))
+    assert (page.status_code, f"5 requests of {user.username}" in page.text) == (200, True)
+    assert "Changed Username for quota" in page.text
+
+
 # -- the command ---------------------------------------------------------------------------------------------------
 
 
