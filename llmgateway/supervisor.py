@@ -84,7 +84,7 @@ class Worker:
         self.started_at = time.monotonic()
         self.is_ready = False
         self.is_leaving = False
-        self._waited = 0.0  # seconds for what it has to do next, counted in turns: a parent that was stopped knows none
+        self._waited = 0.0  # seconds, counted in turns, so time in which the parent itself was stopped does not count
 
     @property
     def pid(self) -> int | None:
@@ -101,8 +101,8 @@ class Worker:
             return self._waited > settings.DRAIN_NOTICE + settings.DRAIN_TIMEOUT + LINGERS_FOR
         return self._waited > (SILENT_FOR if self.is_ready else STARTS_WITHIN)
 
-    def look(self) -> None:
-        """Take in what it has told since the last turn."""
+    def read_heartbeats(self) -> None:
+        """Read the heartbeats since the last turn."""
         self._waited += TURN
         told = b""
         with suppress(BlockingIOError):
@@ -148,13 +148,13 @@ class Supervisor:
         self._failure = 0
 
     def run(self) -> int:
-        """Serve until a signal says to stop. Gives the exit code: that of the first worker if it could not start."""
+        """Serve until a signal says to stop. Gives the exit code, see failure_after()."""
         with self._signals():
             while self.workers or not self._is_stopping:
                 for worker in [*self.workers]:
                     self._look_at(worker)
                 while self._caught:
-                    self._obey(self._caught.pop(0))
+                    self._handle_signal(self._caught.pop(0))
                 if not self._is_stopping:
                     self._fill()
                 time.sleep(TURN)
@@ -172,7 +172,7 @@ class Supervisor:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def _obey(self, number: int) -> None:
+    def _handle_signal(self, number: int) -> None:
         if number == signal.SIGHUP:
             logger.info("SIGHUP: all workers are replaced, one after the other.")
             self._old = {worker for worker in self.workers if not worker.is_leaving}
@@ -193,7 +193,7 @@ class Supervisor:
 
     def _look_at(self, worker: Worker) -> None:
         exit_code = worker.exit_code
-        worker.look()
+        worker.read_heartbeats()
         if worker.is_ready and not self._was_ready:
             self._was_ready = True
             logger.info("The first worker is ready.")
@@ -202,17 +202,17 @@ class Supervisor:
             self._old.discard(worker)
             worker.close()
             if not worker.is_leaving:
-                self._mourn(worker, exit_code)
+                self._handle_death(worker, exit_code)
         elif worker.is_stuck:
             logger.error("Worker %d is killed: it %s.", worker.pid, state_of(worker))
             worker.kill()
 
-    def _mourn(self, worker: Worker, exit_code: int) -> None:
+    def _handle_death(self, worker: Worker, exit_code: int) -> None:
         """Say that a worker died, and when the next one may start."""
         how = f"ended with {exit_code}" if exit_code >= 0 else f"was ended by {signal.Signals(-exit_code).name}"
         if not self._was_ready:
             logger.critical("The first worker %s before it was ready, so none is started.", how)
-            self._failure = exit_code if exit_code > 0 else STARTUP_FAILURE
+            self._failure = failure_after(exit_code)
             self._stop()
             return
         now = time.monotonic()
@@ -238,6 +238,15 @@ class Supervisor:
         except OSError as exc:  # no memory, or too many processes: those that there are go on
             logger.error("No worker can be started; the next attempt is in %g s. %s", LONGEST_PAUSE, exc)
             self._starts_at = time.monotonic() + LONGEST_PAUSE
+
+
+def failure_after(exit_code: int) -> int:
+    """The exit code of the site where its first worker ended with this one before it was ready.
+
+    That of a start which fails again by the same settings is kept, and nothing starts the site again. A worker that a
+    signal ended, for instance for lack of memory, may well start the next time.
+    """
+    return exit_code if exit_code > 0 else 1
 
 
 def state_of(worker: Worker) -> str:

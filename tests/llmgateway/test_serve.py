@@ -9,15 +9,17 @@ import subprocess
 import sys
 import tomllib
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
+from uvicorn.config import STARTUP_FAILURE
 
 from llmgateway import supervisor
+from llmgateway.management.commands.serve import listening
 from llmgateway.server import listen
-from llmgateway.supervisor import SILENT_FOR, TURN
+from llmgateway.supervisor import SILENT_FOR, TURN, failure_after
 from tests.servers import ROOT, OwnRedis, Worker, answers, database_url, free_port, is_listening, wait_until
 
 pytestmark = pytest.mark.once
@@ -111,6 +113,26 @@ def test_a_unix_socket_is_made_and_cleared_away(redis, tmp_path, workers):
     assert not Path(path).exists()
 
 
+def test_the_unix_socket_of_a_successor_stays(tmp_path):
+    path = tmp_path / "gateway.sock"
+    options = {"fd": None, "uds": str(path)}
+    with listening(options) as old, ExitStack() as successor:
+        old.close()  # as uvicorn does before its last calls end
+        successor.enter_context(listening(options))
+        kept = successor.pop_all()
+    assert path.exists()
+    with kept:
+        pass
+    assert not path.exists()
+
+
+def test_a_unix_socket_that_somebody_removed_is_no_fault(tmp_path):
+    path = tmp_path / "gateway.sock"
+    with listening({"fd": None, "uds": str(path)}):
+        path.unlink()
+    assert not path.exists()
+
+
 @pytest.mark.usefixtures("live")
 def test_a_socket_that_is_open_already_is_used():
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -163,17 +185,22 @@ def test_one_that_starts_is_left_to_it_and_a_hung_one_not(monkeypatch):
         worker = supervisor.Worker(listener)
         try:
             for _ in turns:
-                worker.look()
+                worker.read_heartbeats()
             assert (worker.is_ready, worker.is_stuck) == (False, False)
-            wait_until(lambda: worker.look() or worker.is_ready, "it is ready", within=120)
+            wait_until(lambda: worker.read_heartbeats() or worker.is_ready, "it is ready", within=120)
             assert not worker.is_stuck
             worker.send(signal.SIGSTOP)
             for _ in turns:
-                worker.look()
+                worker.read_heartbeats()
             assert worker.is_stuck
         finally:
             worker.send(signal.SIGKILL)
             worker.close()
+
+
+@pytest.mark.parametrize(("ended", "gives"), [(STARTUP_FAILURE, STARTUP_FAILURE), (1, 1), (0, 1), (-9, 1), (-15, 1)])
+def test_a_first_worker_that_a_signal_ended_is_no_wrong_setting(ended, gives):
+    assert failure_after(ended) == gives
 
 
 # -- how it is called ----------------------------------------------------------------------------------------------

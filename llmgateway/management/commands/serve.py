@@ -63,12 +63,14 @@ class Command(BaseCommand):
 
 @contextmanager
 def listening(options: dict[str, Any]) -> Iterator[socket.socket]:
-    """The socket that the options name. A Unix socket is gone from its place in the end."""
+    """The socket that the options name. A Unix socket is removed in the end, unless a successor's is in its place."""
+    made = None
     try:
         if options["fd"] is not None:
             listener = socket.socket(fileno=options["fd"])
         elif options["uds"]:
             listener = listen_at(options["uds"])
+            made = identity_of(options["uds"])
         else:
             listener = listen(options["host"], options["port"])
     except OSError as exc:
@@ -79,9 +81,17 @@ def listening(options: dict[str, Any]) -> Iterator[socket.socket]:
         with listener:
             yield listener
     finally:
-        if options["uds"]:
+        if made is not None and identity_of(options["uds"]) == made:
             with suppress(FileNotFoundError):
                 os.unlink(options["uds"])
+
+
+def identity_of(path: str) -> tuple[int, int, int] | None:
+    """The device, inode and time in ns of a file, since a new file may get the inode of a removed one. None if gone."""
+    with suppress(FileNotFoundError):
+        found = os.stat(path)
+        return found.st_dev, found.st_ino, found.st_mtime_ns
+    return None
 
 
 @contextmanager
