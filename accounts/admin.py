@@ -214,7 +214,7 @@ class ApiKeyAdmin(AskingAdmin):
             effects = ["The keys stop working within 2 seconds. Programs that use them need new keys."]
             several = names if len(names) > 1 else ()
             title = format_html("Revoke {}?", named(names))
-            return self.ask(request, Question(title, "Revoke", effects, is_final=True, names=several))
+            return self.ask(request, Question(title, "Revoke", effects, is_final=True, names=several), chosen)
         with transaction.atomic():
             ApiKey.objects.filter(pk__in=[key.pk for key in chosen]).revoke()
             LogEntry.objects.log_actions(request.user.pk, chosen, CHANGE, "Revoked.")  # type: ignore[arg-type]  # signed in

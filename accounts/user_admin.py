@@ -188,7 +188,7 @@ class UserAdmin(DjangoUserAdmin, AskingAdmin):
             self.message_user(request, action.needless, messages.WARNING)
             return None
         if action.effects and not is_confirmed(request):
-            return self.ask(request, action.question(chosen))
+            return self.ask(request, action.question(chosen), chosen)
         before = [user.username for user in chosen]
         with transaction.atomic():
             count = action.carry_out(users)

@@ -1,13 +1,15 @@
 """Users in the admin: who may change whom, and what can be done with them."""
 
 import pytest
+from django.conf import settings
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.datastructures import MultiValueDict
 
-from accounts.confirmation import named
+from accounts.confirmation import MOST_AT_ONCE, named
 from accounts.models import ApiKey, Tier, User
 from accounts.user_admin import KEYS_SHOWN
 from proxy.gateway import gateway
@@ -136,9 +138,29 @@ def test_all_users_of_a_filter_are_asked_about_and_moved(admin_client):
     assert "and 57 more" in asked.context["title"]
     assert "60 in all: " in asked.text
     assert " and 10 more.</p>" in asked.text
-    done = admin_client.post(filtered, {**dict(asked.context["fields"]), **YES}, follow=True)
+    late = person("late", tier)
+    done = admin_client.post(filtered, {**sent_by(asked), **YES}, follow=True)
     assert "and 57 more moved to tier free" in done.text
-    assert tier.users.count() == 0
+    assert list(tier.users.all()) == [late.user]
+
+
+def sent_by(asked):
+    """The fields of the form of a question."""
+    fields = MultiValueDict()
+    for name, value in asked.context["fields"]:
+        fields.appendlist(name, value)
+    return dict(fields.lists())
+
+
+def test_more_than_a_form_can_name_are_not_asked_about(admin_client, monkeypatch):
+    monkeypatch.setattr("accounts.confirmation.MOST_AT_ONCE", 2)
+    people = [person(name) for name in ("alice", "bob", "carol")]
+    told = act(admin_client, "suspend", *people, confirmed="")
+    assert "3 are chosen, and at most 2 can be changed at once" in told.text
+    asked = act(admin_client, "suspend", *people[:2], confirmed="")
+    assert asked.context["title"].startswith("Suspend ")
+    assert User.objects.filter(is_active=False).count() == 0
+    assert MOST_AT_ONCE + 50 < settings.DATA_UPLOAD_MAX_NUMBER_FIELDS
 
 
 @pytest.mark.parametrize(
