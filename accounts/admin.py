@@ -192,7 +192,7 @@ class ApiKeyAdmin(AskingAdmin):
             raise PermissionDenied
         key = get_object_or_404(ApiKey, pk=pk)
         context = self.admin_site.each_context(request)
-        context |= {"opts": self.opts, "key": key, "token": text_to_show(request.session, key)}
+        context |= {"opts": self.opts, "key": key, "token": text_to_show(request, key)}
         context["title"] = "New API key"
         response = TemplateResponse(request, "admin/accounts/apikey/made.html", context)
         response["Cache-Control"] = "no-store"

@@ -6,6 +6,7 @@ from django import forms
 from django.conf import settings
 from django.contrib.sessions.backends.base import SessionBase
 from django.db import transaction
+from django.http import HttpRequest
 from django.utils import timezone
 from rest_framework_simplejwt.tokens import Token
 
@@ -76,20 +77,26 @@ def free_jti(form_id: str | None) -> str:
 # -- shown once, by a page of its own that can be loaded again ---------------------------------------------------------
 
 
+PREFIX = "new_key:"  # of a session's entries; each is true until its key was shown
+
+
 def show_once(session: SessionBase, key: ApiKey) -> None:
     """Let this session show the text of a new key once. The text itself is kept nowhere, not in a session either."""
-    session.setdefault(shown_by(key.pk), True)
+    of_keys = {name.removeprefix(PREFIX): name for name in list(session.keys()) if name.startswith(PREFIX)}
+    recent = ApiKey.objects.filter(pk__in=of_keys, created_at__gt=timezone.now() - RECENT).values_list("pk", flat=True)
+    for pk in of_keys.keys() - set(map(str, recent)):
+        del session[of_keys[pk]]
+    session.setdefault(f"{PREFIX}{key.pk}", True)
 
 
-def text_to_show(session: SessionBase, key: ApiKey) -> str:
-    """The text of a new key, signed anew from its row, the first time that it is asked for; empty after that."""
-    if not session.get(shown_by(key.pk)):
+def text_to_show(request: HttpRequest, key: ApiKey) -> str:
+    """The text of a new key, signed anew from its row, the first time that its page is loaded; empty after that.
+
+    A HEAD request, by which a program looks whether a page is there, shows nothing and so uses nothing up.
+    """
+    name = f"{PREFIX}{key.pk}"
+    if request.method != "GET" or not request.session.get(name):
         return ""
-    session[shown_by(key.pk)] = False  # and so it stays, also where the form is sent again
+    request.session[name] = False  # and so it stays, also where the form is sent again
     is_new = key.created_at > timezone.now() - RECENT and key.revoked_at is None
     return str(ApiKeyToken.for_key(key)) if is_new else ""
-
-
-def shown_by(pk: int) -> str:
-    """The session's entry that lets it show a key."""
-    return f"new_key:{pk}"

@@ -122,7 +122,7 @@ class KeyMadeView(LoginRequiredMixin, View):
 
     def get(self, request: HttpRequest, pk: int) -> HttpResponse:
         key = get_object_or_404(ApiKey, user=user_of(request), pk=pk)
-        context = {"key": key, "text": text_to_show(request.session, key)}
+        context = {"key": key, "text": text_to_show(request, key)}
         response = TemplateResponse(request, "account/key_made.html", context)
         response["Cache-Control"] = "no-store"
         return response

@@ -117,6 +117,7 @@ def test_a_key_leads_to_its_page_and_is_shown_there_once(admin_client, button):
     where = admin_client.post(reverse("admin:accounts_apikey_add"), {**fields, button: "1"}).headers["location"]
     assert where == reverse("admin:accounts_apikey_made", args=[ApiKey.objects.get().pk])
     assert "eyJ" not in str(dict(admin_client.session))
+    assert admin_client.head(where).status_code == 200
     shown = admin_client.get(where)
     assert "eyJ" in shown.text
     assert "no-store" in shown["cache-control"]

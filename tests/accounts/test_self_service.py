@@ -72,6 +72,7 @@ def test_the_text_of_a_key_is_shown_to_its_session_once_and_kept_nowhere(client,
     stranger = Client()
     stranger.force_login(alice.user, backend="django.contrib.auth.backends.ModelBackend")
     assert "<textarea" not in stranger.get(where).text
+    assert client.head(where).status_code == 200  # a look whether it is there uses nothing up
     assert "<textarea" in client.get(where).text
     assert "<textarea" not in client.get(where).text
     assert ApiKey.objects.count() == 1
@@ -84,6 +85,16 @@ def test_a_key_is_shown_for_some_minutes_only_and_not_once_it_is_revoked(client,
     ApiKey.objects.filter(pk=second.pk).revoke()
     for where in (late, revoked):
         assert "was shown once" in client.get(where).text
+
+
+def test_a_session_forgets_keys_that_it_can_show_no_more(client, alice):
+    for minutes in (6, 0):
+        client.post(PAGE, {"name": "x", "password": PASSWORD})
+        made = timezone.now() - timedelta(minutes=minutes)
+        ApiKey.objects.filter(pk=ApiKey.objects.latest("pk").pk).update(created_at=made)
+    client.post(PAGE, {"name": "x", "password": PASSWORD})
+    recent = ApiKey.objects.order_by("pk").values_list("pk", flat=True)[1:]
+    assert [name for name, _ in client.session.items() if "key" in name] == [f"new_key:{pk}" for pk in recent]
 
 
 def test_a_form_that_is_sent_again_leads_to_the_key_it_made(client, alice):
