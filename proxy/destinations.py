@@ -5,6 +5,7 @@ out credentials to whoever asks from within, so no upstream may be there, whatev
 """
 
 import errno
+import re
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from urllib.parse import urlsplit
@@ -85,10 +86,16 @@ def problem_with(base_url: str) -> str | None:
         parts = urlsplit(base_url)
         _ = parts.port
     except ValueError:
-        return f"'{base_url}' is no URL."
+        return f"'{without_userinfo(base_url)}' is no URL."
     is_base = parts.scheme in ("http", "https") and parts.hostname and parts.path in ("", "/")
     if not is_base or parts.query or parts.fragment or "@" in parts.netloc or base_url != base_url.strip():
         return (
-            f"'{base_url}' is no base URL. Write scheme, host and port, without path or password: http://127.0.0.1:8080"
+            f"'{without_userinfo(base_url)}' is no base URL. "
+            "Write scheme, host and port, without path or password: http://127.0.0.1:8080"
         )
     return None
+
+
+def without_userinfo(url: str) -> str:
+    """A URL as it may be shown: without a user's name and password. It need not be a valid one."""
+    return re.sub(r"^([a-z]*:?//)?.*@", r"\1", url, flags=re.IGNORECASE | re.DOTALL)

@@ -27,7 +27,7 @@ from .cache.answers import AnswerCache
 from .cache.memory import MemoryAnswers
 from .cache.redis import RedisAnswers
 from .counting import PromptCounter
-from .destinations import Destinations
+from .destinations import Destinations, without_userinfo
 from .gauges import Gauges
 from .history import History
 from .ledger import Ledger
@@ -255,7 +255,9 @@ def load_site() -> Site:
 def upstreams_of_settings() -> tuple[Spec, ...]:
     """Those that serve while the admin has none."""
     urls = [url.rstrip("/") for url in settings.LLAMA_SERVERS]
-    return tuple(Spec(urlsplit(url).netloc, url, settings.LLAMA_API_KEY) for url in dict.fromkeys(urls))
+    return tuple(
+        Spec(urlsplit(without_userinfo(url)).netloc, url, settings.LLAMA_API_KEY) for url in dict.fromkeys(urls)
+    )
 
 
 def gateway() -> Gateway:

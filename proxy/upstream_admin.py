@@ -16,7 +16,7 @@ from django.utils.html import format_html
 from unfold.admin import ModelAdmin
 from unfold.widgets import UnfoldAdminPasswordWidget, UnfoldAdminTextInputWidget, UnfoldBooleanSwitchWidget
 
-from .destinations import Destinations, Forbidden
+from .destinations import Destinations, Forbidden, without_userinfo
 from .gateway import UpstreamState, gateway, upstreams_of_settings
 from .models import Upstream
 
@@ -57,6 +57,7 @@ class UpstreamForm(forms.ModelForm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.taken_over: list[Upstream] = []
+        self.not_taken_over: list[str] = []  # their URLs, each with the reason
         if self.instance.api_key:
             self.fields["new_key"].help_text = "The server has one. Leave empty to keep it."
         else:
@@ -86,7 +87,12 @@ class UpstreamForm(forms.ModelForm):
         added = self.cleaned_data.get("base_url")
         for upstream in servers_of_settings({self.cleaned_data.get("name", "")}):
             if upstream.base_url != added:
-                self.taken_over.append(checked_server(upstream))
+                try:
+                    upstream.full_clean()
+                    upstream.base_url = checked_url(upstream.base_url)
+                    self.taken_over.append(upstream)
+                except forms.ValidationError as exc:
+                    self.not_taken_over.append(f"{without_userinfo(upstream.base_url)} ({' '.join(exc.messages)})")
             elif not self.cleaned_data.get("new_key"):
                 self.cleaned_data["new_key"] = upstream.api_key
 
@@ -104,14 +110,6 @@ def servers_of_settings(taken_names: Iterable[str] = ()) -> list[Upstream]:
     return upstreams
 
 
-def checked_server(upstream: Upstream) -> Upstream:
-    try:
-        upstream.full_clean()
-    except forms.ValidationError as exc:
-        raise forms.ValidationError(f"{upstream.base_url} cannot be taken over. {' '.join(exc.messages)}") from exc
-    return upstream
-
-
 def free_name(netloc: str, taken: set[str]) -> str:
     """A name like gpu1-8080 for gpu1:8080, with a number where that is taken."""
     base = re.sub(r"[^A-Za-z0-9]+", "-", netloc).strip("-")[: LONGEST_NAME - 3] or "upstream"
@@ -122,7 +120,8 @@ def free_name(netloc: str, taken: set[str]) -> str:
 def with_health(upstream: Upstream) -> str:
     """Its name and URL, and how it is where that is not well."""
     state = state_of(upstream)
-    return f"{upstream} ({upstream.base_url}{'' if state is None or state.is_up else f'; {state.health_line}'})"
+    health = "" if state is None or state.is_up else f"; {state.health_line}"
+    return f"{upstream} ({without_userinfo(upstream.base_url)}{health})"
 
 
 def names_and_urls(upstreams: Iterable[Upstream]) -> str:
@@ -197,7 +196,9 @@ class UpstreamAdmin(ModelAdmin):
         for upstream in form.taken_over:
             upstream.save()
             self.log_addition(request, upstream, "Taken over from LLAMA_SERVERS.")
-        left = [url for url in settings.LLAMA_SERVERS if url.rstrip("/") != obj.base_url]
+        if form.not_taken_over:
+            messages.warning(request, f"Not taken over from LLAMA_SERVERS: {', '.join(form.not_taken_over)}")
+        left = [without_userinfo(url) for url in settings.LLAMA_SERVERS if url.rstrip("/") != obj.base_url]
         if form.taken_over:
             messages.success(request, f"Taken over from LLAMA_SERVERS: {names_and_urls(form.taken_over)}.")
         elif left and form.cleaned_data.get("takes_over") is False:
@@ -233,7 +234,7 @@ class UpstreamAdmin(ModelAdmin):
 
     def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> HttpResponse:
         if request.method == "GET" and not Upstream.objects.exists():
-            servers = ", ".join(settings.LLAMA_SERVERS) or "none"
+            servers = ", ".join(map(without_userinfo, settings.LLAMA_SERVERS)) or "none"
             told = f"No upstreams are defined here, so the gateway uses LLAMA_SERVERS: {servers}."
             messages.info(request, f"{told} Adding one ends that; its form offers to add these servers, too.")
         return super().changelist_view(request, extra_context)

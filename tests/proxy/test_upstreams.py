@@ -8,8 +8,9 @@ from django.db import connection
 from django.test import Client
 from django.urls import reverse
 
+from proxy.checks import check_llama_servers
 from proxy.encryption import Unreadable
-from proxy.gateway import gateway, load_site
+from proxy.gateway import gateway, load_site, upstreams_of_settings
 from proxy.models import Upstream
 from tests import fake_llama
 from tests.cast import new_tier, person
@@ -214,6 +215,28 @@ def test_names_of_what_is_taken_over_are_unique(admin_client, settings):
     settings.LLAMA_SERVERS = ("http://gpu1:8080", "https://gpu1:8080", "http://gpu1-8080", "http://[::]")
     admin_client.post(page("add"), {**FORM, "name": "gpu1-8080", "base_url": "http://new", "takes_over": "on"})
     assert sorted(saved()) == ["gpu1-8080", "gpu1-8080-2", "gpu1-8080-3", "gpu1-8080-4", "upstream"]
+
+
+def test_one_that_may_not_be_an_upstream_is_left_out_and_told(admin_client, settings):
+    settings.LLAMA_SERVERS = ("http://a:1", "http://169.254.169.254", "http://b:2/path")
+    told = admin_client.post(page("add"), {**FORM, "takes_over": "on"}, follow=True).text
+    assert sorted(saved()) == ["a-1", "gpu1"]
+    assert "Taken over from LLAMA_SERVERS: a-1 (http://a:1)." in told
+    assert "Not taken over from LLAMA_SERVERS: http://169.254.169.254 (169.254.169.254 is at" in told
+    assert "http://b:2/path (" in told
+
+
+@pytest.mark.parametrize("takes_over", ["on", ""])
+def test_a_password_in_a_setting_is_shown_on_no_page(admin_client, settings, takes_over):
+    settings.LLAMA_SERVERS = ("http://somebody:hush/@a:1", "http://somebody:hush@b:2", "somebody:hush@c:3")
+    saved_page = admin_client.post(page("add"), {**FORM, "name": "", "takes_over": takes_over})
+    pages = [admin_client.get(page("changelist")), admin_client.get(page("add")), saved_page]
+    pages.append(admin_client.post(page("add"), {**FORM, "takes_over": takes_over}, follow=True))
+    assert ["http://b:2" in each.text for each in pages] == [True] * 4
+    assert not [word for each in pages for word in ("somebody", "hush") if word in each.text]
+    assert not [problem for problem in check_llama_servers() if "hush" in problem.msg]
+    assert not [spec.name for spec in upstreams_of_settings() if "hush" in spec.name]
+    assert list(saved()) == ["gpu1"]
 
 
 def test_a_second_one_has_nothing_to_take_over(admin_client, two_servers, upstream):
