@@ -7,6 +7,7 @@ import logging
 import sys
 from typing import Any
 
+from django.conf import settings
 from django.core.exceptions import DisallowedHost
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
@@ -88,10 +89,17 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponseBase:
     """The answer to a form without a valid token, as CSRF_FAILURE_VIEW."""
     told = ["The page with the form was open too long, or you have signed in or out since then."]
     told.append("Go back, load the page again and send the form once more. Cookies must be allowed.")
-    if reason.startswith(("Origin", "Referer")):
-        told = ["The gateway takes no forms from the address that your browser shows."]
+    if not reason.startswith(("Origin", "Referer")):
+        return page(request, 403, "The form was not accepted", *told)
+    told = ["The gateway takes no forms from the address that your browser shows."]
+    if settings.PUBLIC_SITE is None or not settings.PUBLIC_SITE.is_https:
         told.append("Its administrator can name that address in PUBLIC_URL or CSRF_TRUSTED_ORIGINS.")
-    return page(request, 403, "The form was not accepted", *told)
+        return page(request, 403, "The form was not accepted", *told)
+    site = settings.PUBLIC_SITE.origin
+    told.append(f"It is at {site}, as its administrator says in PUBLIC_URL. Open the page there.")
+    told.append("Further addresses can be named in CSRF_TRUSTED_ORIGINS.")
+    start = reverse("admin:index" if request.path.startswith("/admin/") else "account")
+    return page(request, 403, "The form was not accepted", *told, again=f"{site}{start}", retry=f"Open {site}")
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponseBase:

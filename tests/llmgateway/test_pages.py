@@ -9,6 +9,7 @@ from django.db import OperationalError
 from django.test import Client
 from django.urls import reverse
 
+from llmgateway.env import site_of
 from tests.cast import person
 
 pytestmark = pytest.mark.once
@@ -109,6 +110,16 @@ def test_a_form_without_its_token_is_told_why_it_failed(headers, said):
     assert said in refused.text
     assert "DEBUG" not in refused.text
     assert shows_its_id(refused)
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(("path", "leads_to"), [("/account/sign-in", "/account/"), ("/admin/login/", "/admin/")])
+def test_a_form_from_another_address_is_told_the_right_one(settings, path, leads_to):
+    settings.PUBLIC_SITE = site_of("https://llm.example.org")
+    browser = Client(enforce_csrf_checks=True, headers={"origin": "http://10.0.0.7:8000"})
+    refused = browser.post(path, {"username": "x"})
+    assert "It is at https://llm.example.org, as its administrator says in PUBLIC_URL" in refused.text
+    assert f'<a href="https://llm.example.org{leads_to}">Open https://llm.example.org</a>' in refused.text
 
 
 def test_a_fault_is_a_page_without_a_database_or_session(http, monkeypatch, caplog):
