@@ -42,7 +42,7 @@ class MigrationState:
     def problem(self) -> str | None:
         """Why calls cannot be served yet, and what helps; None once the database is migrated."""
         if self._pending is None:
-            return "Whether the database is migrated could not be read from it."
+            return "Could not read the migration state from the database."
         if not self._pending:
             return None
         first, *others = self._pending
@@ -77,7 +77,7 @@ class MigrationState:
             self._pending = []
         except Exception as exc:  # it must outlive whatever a database can raise
             if not self._is_unknown:
-                logger.error("Whether the database is migrated could not be read from it. %s", exc)
+                logger.error("Could not read the migration state from the database. %s", exc)
             self._is_unknown = True
             return
         if self._pending and before is None:

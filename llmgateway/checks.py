@@ -18,7 +18,7 @@ def check_public_url(**_: Any) -> list[CheckMessage]:
         site_of(settings.PUBLIC_URL)
     except ValueError as exc:
         hint = f"Write {EXAMPLE}: the scheme, the host, and a port where it is not the usual one."
-        return [Error(f"PUBLIC_URL is no address of a site: {exc}.", hint=hint, id="llmgateway.E001")]
+        return [Error(f"PUBLIC_URL is not a valid site URL: {exc}.", hint=hint, id="llmgateway.E001")]
     return []
 
 
