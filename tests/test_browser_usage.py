@@ -48,10 +48,15 @@ def test_the_chart_tells_what_became_of_calls(admin, empty_ledger):
         assert counts == {"Completed": 1, "Client disconnected": 2, "Refused": 1, "Interrupted": 1, "Failed": 1}
 
 
+def tier_of_another_colour(*others):
+    taken = {tier.pk % len(TIER_COLOURS) for tier in others}
+    return next(tier for tier in iter(new_tier, None) if tier.pk % len(TIER_COLOURS) not in taken)
+
+
 def test_a_tier_keeps_its_colour(admin, empty_ledger):
-    oldest, earlier = Tier.objects.order_by("pk").first(), new_tier()
-    taken = {tier.pk % len(TIER_COLOURS) for tier in (oldest, earlier)}
-    later = next(tier for tier in iter(new_tier, None) if tier.pk % len(TIER_COLOURS) not in taken)
+    oldest = Tier.objects.order_by("pk").first()
+    earlier = tier_of_another_colour(oldest)
+    later = tier_of_another_colour(oldest, earlier)
     usage_row(timezone.now(), tier=later.name)
     admin.goto("/admin/")
     [(name, colour, _)] = admin.evaluate(SHOWN, "Tokens")

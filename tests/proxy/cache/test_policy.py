@@ -1,6 +1,7 @@
 """What is answered from the cache, and whose answers meet."""
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -149,6 +150,7 @@ OWN = {  # where the kind says too little
     ("responses", "text"): st.builds(lambda s: {"format": {"type": "json_schema", "name": "n", "schema": s}}, SCHEMA),
     ("responses", "reasoning"): st.builds(lambda effort: {"effort": effort}, st.sampled_from(["low", "high"])),
     ("chat-completions", "response_format"): FORMAT,
+    ("chat-completions", "reasoning_effort"): st.sampled_from(["low", "medium", "high"]),
     ("chat-completions", "reasoning_format"): st.sampled_from(["none", "auto", "deepseek"]),
     ("embeddings", "encoding_format"): st.sampled_from(["float", "base64"]),
     ("chat-completions", "n"): st.integers(1, 8),
@@ -162,10 +164,10 @@ def of_kind(kind):
     least, most = kind.shape.get("minimum"), kind.shape.get("maximum")
     if least is None:
         return OF_KIND[id(kind)]
-    whole = st.integers(max(least, -5), min(most, 9))
+    whole = st.integers(math.ceil(max(least, -5)), min(most, 9))
     if kind.shape["type"] == "integer":
         return whole
-    return st.floats(max(least, -2), min(most, 2), width=16) | whole
+    return st.floats(max(least, -2), min(most, 2)) | whole
 
 
 CASES = [(each, name) for each in CACHED for name in sorted(each.schema.fields.keys() - UNTOLD)]
