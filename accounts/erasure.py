@@ -63,7 +63,7 @@ def usernames_of(user: User) -> set[str]:
 
 
 def history_of(model: type[User] | type[ApiKey], ids: Collection[str]) -> QuerySet[LogEntry]:
-    """What the admin's history holds about these rows."""
+    """The entries of the admin's history about these rows."""
     return LogEntry.objects.filter(content_type=ContentType.objects.get_for_model(model), object_id__in=ids)
 
 

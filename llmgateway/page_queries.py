@@ -27,7 +27,7 @@ STOPPED = ("57014", "SQLITE_INTERRUPT")  # PostgreSQL's code for it, and SQLite'
 
 
 class ThreadState(threading.local):
-    """What is known of the thread that asks."""
+    """State of the current thread."""
 
     serves_pages = False
     began = 0.0  # its latest query, in seconds of monotonic()

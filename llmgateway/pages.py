@@ -27,7 +27,7 @@ JSON, HTML = "application/json", "text/html"
 
 
 def wants_page(request: HttpRequest) -> bool:
-    """Whether a person reads the answer: by the URL, or where that says nothing, as browsers ask for pages first."""
+    """True if a person reads the answer: by the URL, or where that says nothing, as browsers ask for pages first."""
     if request.path.startswith((*FOR_PROGRAMS, *FOR_PEOPLE)):
         return request.path.startswith(FOR_PEOPLE)
     return request.get_preferred_type([JSON, HTML]) == HTML

@@ -34,7 +34,7 @@ class FileLimit:
 
 
 def is_reached() -> bool:
-    """Whether this process cannot open a file now."""
+    """True if this process cannot open a file now."""
     try:
         os.close(os.open(os.devnull, os.O_RDONLY))
     except OSError as exc:

@@ -118,7 +118,7 @@ class History:
             return used(questions, self._exact_until)
 
     def _next_batch(self) -> dict[Question, "asyncio.Future[Uses]"]:
-        """Those who ask for all there is first, together; whoever asks up to a moment, alone: each has its own."""
+        """Questions without an end come first, together; one up to a moment is alone, since each has its own."""
         first = next((each for each in self._waiting if each.end is None), next(iter(self._waiting)))
         alike = [question for question in self._waiting if question.end is None] if first.end is None else [first]
         batch: list[Question] = []

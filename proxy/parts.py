@@ -308,7 +308,7 @@ def spell_content(
 
 
 def tool_result(part: Part, text: str, kinds: Kinds, path: str, omitted: Omissions) -> Part:
-    """What a tool gave, in a part with a content of its own."""
+    """Spell the result of a tool, a part with a content of its own."""
     content = part.get("content")
     if isinstance(content, dict):
         content = [content]

@@ -368,7 +368,7 @@ class Pool:
         return [each for each in self.enabled if each.is_up and model in each.told.models and each not in tried]
 
     def doubtful(self, model: str, tried: Sequence[Member]) -> list[Member]:
-        """Those that fit and whose last call failed, while there are others."""
+        """Upstreams that fit and whose last call failed, while there are others."""
         fit = self.fit(model, tried)
         doubtful = [each for each in fit if each.circuit.is_doubted]
         return doubtful if len(doubtful) < len(fit) else []

@@ -189,7 +189,7 @@ class Relay(Telling):
         self._known_before = None
 
     def _may_go_on(self, exc: GatewayError, tried: Sequence[Member]) -> bool:
-        """Whether another upstream may take a call. One that was failed may go on once, or it could break them all."""
+        """True if another upstream may take a call. One that was failed may go on once, or it could break them all."""
         if isinstance(exc, OutOfFiles) or not self.pool.may_serve(self.want.model, tried):
             return False
         if self.flight and self.flight.was_heard:
@@ -324,7 +324,7 @@ class Relay(Telling):
 
 
 def outcome(exc: BaseException | None) -> str:
-    """How an attempt without an answer ended, as a metric's label."""
+    """The outcome of an attempt without an answer, as a metric's label."""
     match exc:
         case NeverSent() | OutOfFiles():
             return "not_sent"
@@ -343,7 +343,7 @@ def sent(upstream: str, outcome: str) -> Any:
 
 
 def are_alike(first: GatewayError, second: GatewayError) -> bool:
-    """Whether two upstreams failed a call in the same way."""
+    """True if two upstreams failed a call in the same way."""
     statuses = [each.answered for each in (first, second) if isinstance(each, UpstreamFault)]
     return type(first) is type(second) and len(set(statuses)) == 1
 
